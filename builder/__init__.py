@@ -1,0 +1,1 @@
+"""The layer-aware builder: chunks built independently, images combined by writing manifests."""

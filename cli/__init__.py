@@ -1,0 +1,1 @@
+"""The command line ``lapstrake``: thin, importing a package only inside the command that needs it."""

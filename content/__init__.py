@@ -1,0 +1,1 @@
+"""The content service: workspace directories to an object store and back, losing nothing."""

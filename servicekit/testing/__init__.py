@@ -1,0 +1,1 @@
+"""Doubles of servicekit's protocols for tests."""
