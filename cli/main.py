@@ -52,8 +52,9 @@ class _LazyGroup(click.Group):
 @click.command(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit status: 0 done, 2 usage, 3 done but something was left out, 4 invalid input, "
-    "5 not found, 6 corrupt, 7 unreachable, 8 denied, 9 build failed, 10 test failed, 11 disk, 12 conflict, 130 interrupted.",
+    epilog="Exit status: 0 done, 2 usage, 3 done but something was left out, 4 invalid input, 5 not found, "
+    "6 corrupt, 7 unreachable, 8 denied, 9 build failed, 10 test failed, 11 disk, 12 conflict, "
+    "130 interrupted.",
 )
 @click.version_option(package_name="lapstrake", prog_name="lapstrake")
 @click.option("--log-level", default="warning", show_default=True, help="debug, info, warning or error.")
