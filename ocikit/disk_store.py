@@ -19,6 +19,7 @@ from ocikit.digest import Digest
 from ocikit.errors import BlobNotFound, DigestMismatch, SizeMismatch, StoreError
 from ocikit.ranges import ByteRange, ContentRange
 from servicekit.atomic import durable_rename
+from servicekit.threads import in_thread
 
 READ_BYTES = 1 << 20
 """One hop to a worker thread costs about 50 us; a MiB amortises it and bounds memory per stream."""
@@ -60,7 +61,7 @@ class DiskBlobStore:
 
     @contextlib.asynccontextmanager
     async def open(self, digest: Digest, byte_range: ByteRange | None = None) -> AsyncIterator[BlobReader]:
-        descriptor, size = await asyncio.to_thread(self._open, digest)
+        descriptor, size = await in_thread(self._open, digest)
         try:
             content_range = (byte_range or ByteRange()).resolve(size)
             yield FileReader(descriptor, content_range, str(self.path(digest)))
@@ -135,7 +136,7 @@ class FileReader:
         while at < self._content_range.stop:
             wanted = min(READ_BYTES, self._content_range.stop - at)
             with _store_errors(Path(self._where)):
-                data = await asyncio.to_thread(os.pread, self._descriptor, wanted, at)
+                data = await in_thread(os.pread, self._descriptor, wanted, at)
             if not data:
                 raise StoreError(self._where, f"truncated at byte {at} of {self._content_range.size}")
             at += len(data)
@@ -161,7 +162,7 @@ class _DiskBlobWriter:
 
     async def write(self, data: bytes) -> None:
         with _store_errors(self._path):
-            await asyncio.to_thread(self._write, data)
+            await in_thread(self._write, data)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -179,7 +180,7 @@ class _DiskBlobWriter:
         if self._expected is not None and actual != self._expected:
             raise DigestMismatch(self._expected, actual, self._store.name)
         with _store_errors(self._store.path(actual)):
-            await asyncio.to_thread(self._publish, actual)
+            await in_thread(self._publish, actual)
         return Descriptor(BLOB_MEDIA_TYPE, actual, self._offset)
 
     def _publish(self, digest: Digest) -> None:

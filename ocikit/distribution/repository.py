@@ -1,6 +1,5 @@
 """One repository of a registry, as everything else uses it: blobs with resume, manifests, mounts."""
 
-import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +12,7 @@ from ocikit.errors import DigestMismatch, RegistryError, SizeMismatch, Transport
 from ocikit.manifest import RawManifest
 from ocikit.ranges import ByteRange, ContentRange
 from ocikit.repository import Repository
+from servicekit.threads import in_thread
 
 _MAX_STALLED_RESUMES = 3
 _SPOOL_BYTES = 8 << 20
@@ -191,7 +191,7 @@ class _SpoolingWriter:
 
     async def _stream(self) -> AsyncIterator[bytes]:
         self._spool.seek(0)
-        while data := await asyncio.to_thread(self._spool.read, _READ_BYTES):
+        while data := await in_thread(self._spool.read, _READ_BYTES):
             yield data
 
 
