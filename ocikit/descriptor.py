@@ -1,14 +1,11 @@
 """Descriptors: media type, digest and size of some content (image-spec v1.1, descriptor.md)."""
 
 import dataclasses
-import types
 from collections.abc import Mapping
 from typing import Any
 
 from ocikit.digest import Digest
 from ocikit.errors import InvalidManifest
-
-_EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,7 +15,7 @@ class Platform:
     os: str
     architecture: str
     variant: str = ""
-    extra: Mapping[str, Any] = _EMPTY
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> "Platform":
@@ -48,10 +45,10 @@ class Descriptor:
     media_type: str
     digest: Digest
     size: int
-    annotations: Mapping[str, str] = _EMPTY
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     platform: Platform | None = None
     artifact_type: str = ""
-    extra: Mapping[str, Any] = _EMPTY
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def parse(cls, raw: Any, subject: str = "descriptor") -> "Descriptor":
@@ -94,7 +91,7 @@ _KNOWN = frozenset({"mediaType", "digest", "size", "annotations", "platform", "a
 
 def parse_annotations(raw: Any, subject: str) -> Mapping[str, str]:
     if raw is None:
-        return _EMPTY
+        return {}
     if not isinstance(raw, Mapping) or not all(isinstance(value, str) for value in raw.values()):
         raise InvalidManifest("annotations must map strings to strings", subject)
     return dict(raw)

@@ -61,36 +61,37 @@ class DiskBlobStore:
 
     @contextlib.asynccontextmanager
     async def open(self, digest: Digest, byte_range: ByteRange | None = None) -> AsyncIterator[BlobReader]:
-        descriptor, size = await in_thread(self._open, digest)
-        try:
+        with contextlib.ExitStack() as opened:
+            descriptor, size = await in_thread(self._open, digest, opened)
             content_range = (byte_range or ByteRange()).resolve(size)
             yield FileReader(descriptor, content_range, str(self.path(digest)))
-        finally:
-            os.close(descriptor)
 
-    def _open(self, digest: Digest) -> tuple[int, int]:
+    def _open(self, digest: Digest, opened: contextlib.ExitStack) -> tuple[int, int]:
         with _store_errors(self.path(digest)):
             try:
                 descriptor = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError as error:
                 raise BlobNotFound(digest, self._name) from error
+            opened.callback(os.close, descriptor)
             return descriptor, os.fstat(descriptor).st_size
 
     @contextlib.asynccontextmanager
     async def ingest(
         self, expected: Digest | None = None, size: int | None = None
     ) -> AsyncIterator[BlobWriter]:
-        with _store_errors(self._ingest):
-            descriptor, name = await asyncio.to_thread(self._create)
-        writer = _DiskBlobWriter(self, descriptor, Path(name), expected, size)
-        try:
+        with contextlib.ExitStack() as opened:
+            with _store_errors(self._ingest):
+                writer = await in_thread(self._create, expected, size, opened)
             yield writer
-        finally:
-            writer.abort()
 
-    def _create(self) -> tuple[int, str]:
+    def _create(
+        self, expected: Digest | None, size: int | None, opened: contextlib.ExitStack
+    ) -> "_DiskBlobWriter":
         self._ingest.mkdir(parents=True, exist_ok=True)
-        return tempfile.mkstemp(dir=self._ingest)
+        descriptor, name = tempfile.mkstemp(dir=self._ingest)
+        writer = _DiskBlobWriter(self, descriptor, Path(name), expected, size)
+        opened.callback(writer.abort)
+        return writer
 
     async def delete(self, digest: Digest) -> None:
         with _store_errors(self.path(digest)):

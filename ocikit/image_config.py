@@ -6,7 +6,6 @@ Unknown fields are kept wherever they stand, so that a composed image loses noth
 
 import dataclasses
 import json
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from ocikit.descriptor import Platform
 from ocikit.digest import Digest
 from ocikit.errors import InvalidConfig
 from ocikit.manifest import canonical_json
-
-_EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,9 +22,9 @@ class ImageConfig:
     platform: Platform
     diff_ids: tuple[Digest, ...]
     history: tuple[Mapping[str, Any], ...] = ()
-    execution: Mapping[str, Any] = _EMPTY
+    execution: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     created: str = ""
-    extra: Mapping[str, Any] = _EMPTY
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: bytes, subject: str = "image config") -> "ImageConfig":

@@ -7,7 +7,6 @@ the same content has the same digest on every node.
 
 import dataclasses
 import json
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,6 @@ from ocikit.errors import InvalidManifest, UnsupportedMediaType
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 """Registries must accept 4 MiB (distribution-spec v1.1, "Pushing Manifests"); more is refused unread."""
-
-_EMPTY: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def canonical_json(document: Mapping[str, Any]) -> bytes:
@@ -51,10 +48,10 @@ class Manifest:
     config: Descriptor
     layers: tuple[Descriptor, ...]
     media_type: str = media_types.OCI_MANIFEST
-    annotations: Mapping[str, str] = _EMPTY
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     subject: Descriptor | None = None
     artifact_type: str = ""
-    extra: Mapping[str, Any] = _EMPTY
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: bytes, media_type: str = "", subject: str = "manifest") -> "Manifest":
@@ -100,10 +97,10 @@ class Index:
 
     manifests: tuple[Descriptor, ...]
     media_type: str = media_types.OCI_INDEX
-    annotations: Mapping[str, str] = _EMPTY
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     subject: Descriptor | None = None
     artifact_type: str = ""
-    extra: Mapping[str, Any] = _EMPTY
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: bytes, media_type: str = "", subject: str = "index") -> "Index":
