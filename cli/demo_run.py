@@ -87,7 +87,7 @@ class DemoRun:
             subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True) as server,
         ):
             try:
-                yield _origin(server, log_path)
+                yield _origin(server, log_path, f"{argv[0]} {argv[1]}")
             finally:
                 server.terminate()
                 server.wait(timeout=_START_S)
@@ -112,14 +112,14 @@ def tree_bytes(paths: Sequence[Path]) -> int:
     return sum(file.stat().st_size for path in paths for file in path.rglob("*") if file.is_file())
 
 
-def _origin(server: "subprocess.Popen[str]", log_path: Path) -> str:
+def _origin(server: "subprocess.Popen[str]", log_path: Path, name: str) -> str:
     if server.stdout is None:
         raise AssertionError
     for line in server.stdout:
         if line.startswith("listening on "):
             return line.removeprefix("listening on ").strip()
     tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-15:])
-    raise DemoFailed(f"{shlex.join(server.args[1:3])} did not start:\n{tail}")  # type: ignore[index] # our list
+    raise DemoFailed(f"`lapstrake {name}` did not start:\n{tail}")
 
 
 def _shorten(word: str, work: Path) -> str:

@@ -55,9 +55,10 @@ class LayoutRepository:
         return (await self.manifest(reference)).descriptor
 
     async def manifest(self, reference: str | Digest) -> RawManifest:
-        return await asyncio.to_thread(self._manifest, reference)
+        return await asyncio.to_thread(self.read_manifest, reference)
 
-    def _manifest(self, reference: str | Digest) -> RawManifest:
+    def read_manifest(self, reference: str | Digest) -> RawManifest:
+        """`manifest` for callers without an event loop; blocking."""
         index = self._read_index()
         if isinstance(reference, Digest):
             digest = reference

@@ -1,0 +1,91 @@
+"""``lapstrake facade``: serve, and tell container runtimes about it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.main import run
+from cli.output import Output
+
+
+@click.group()
+def facade() -> None:
+    """Run the registry facade; point container runtimes at it."""
+
+
+def _pairs(values: tuple[str, ...]) -> Mapping[str, str] | None:
+    pairs = [value.partition("=") for value in values]
+    for name, separator, target in pairs:
+        if not name or not separator or not target:
+            raise click.UsageError(f"--upstream {name}{separator}{target}: write NAME=URL or NAME=oci:DIR")
+    return {name: target for name, _, target in pairs} or None
+
+
+@facade.command()
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file, section [facade].")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Where clients pull; port 0 picks a free one. [127.0.0.1:5000]"
+)
+@click.option("--admin-listen", metavar="HOST:PORT", help="Where probes and metrics answer. [as --listen]")
+@click.option("--cache-dir", metavar="DIR", help="Where blobs are kept. [~/.cache/lapstrake/facade]")
+@click.option("--cache-max-bytes", metavar="SIZE", help="What the cache may occupy, e.g. 50GiB. [20GiB]")
+@click.option(
+    "--upstream",
+    "upstreams",
+    multiple=True,
+    metavar="NAME=URL|NAME=oci:DIR",
+    help="A registry that may be pulled through; repeatable.",
+)
+@click.option("--image-specs", metavar="DIR", help="Specs of composed images, <image-id>.json each.")
+@click.option("--workers", metavar="N", help="Processes that serve. [1]")
+def serve(config: Path | None, upstreams: tuple[str, ...], **flags: Any) -> None:
+    """Serve images until SIGTERM: /v2/<repository>/..., composed ones at /v2/workspaces/<image-id>/...
+
+    Every option is also a setting of the file and an environment variable, LAPSTRAKE_FACADE_<NAME>. Prints
+    `listening on http://HOST:PORT` when ready.
+    """
+    from registry_facade.app import serve as serve_facade
+    from registry_facade.settings import FacadeSettings
+    from servicekit.logging import configure_logging
+    from servicekit.settings import SettingsInvalid, load
+
+    settings = load(FacadeSettings, "facade", file=config, flags={**flags, "upstreams": _pairs(upstreams)})
+    if problems := settings.problems():
+        raise SettingsInvalid(problems)
+    configure_logging(level="info")
+
+    def announce(addresses: list[tuple[str, int]]) -> None:
+        for words, (host, port) in zip(("listening on", "administration on"), addresses, strict=False):
+            click.echo(f"{words} http://{host}:{port}")
+
+    run(serve_facade(settings, announce))
+
+
+@facade.command()
+@click.option("--registry", required=True, metavar="NAME", help="The registry to mirror, e.g. docker.io.")
+@click.option(
+    "--facade", "url", required=True, metavar="URL", help="Where the facade is reached from the runtime."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="containerd's config_path, e.g. /etc/containerd/certs.d.",
+)
+@click.option("--undo", is_flag=True, help="Take back what was written, and restore what was there before.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def hosts(registry: str, url: str, out: Path, undo: bool, as_json: bool) -> None:
+    """Write containerd's hosts.toml, so that pulls from NAME go through the facade first."""
+    from registry_facade.hosts import remove_hosts, write_hosts
+
+    output = Output(as_json=as_json)
+    if undo:
+        removed = remove_hosts(registry, out)
+        output.result({"removed": removed}, "restored" if removed else "there was nothing to undo")
+        return
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError("--facade must be an http:// or https:// URL")
+    path = write_hosts(registry, url, out)
+    output.result({"written": str(path)}, f"wrote {path}")
