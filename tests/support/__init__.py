@@ -1,0 +1,1 @@
+"""Real peers for tests: found, started on loopback, watched, and ended by their own process id."""
