@@ -121,7 +121,8 @@ def host_port(*, default_port: int) -> _Kind:
 
 def setting(kind: _Kind, default: Any, help_text: str) -> Any:
     """A field of a settings class; ``default`` is of the final type, ``help_text`` one sentence."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "help": help_text})
+    metadata = {"kind": kind, "help": help_text, "default": default}
+    return dataclasses.field(default_factory=lambda: default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -144,7 +145,9 @@ def describe(cls: type, section: str) -> list[SettingDescription]:
         if "kind" in field.metadata:
             kind: _Kind = field.metadata["kind"]
             help_text = field.metadata["help"]
-            found.append(SettingDescription(key, _variable(key), kind.accepts, field.default, help_text))
+            found.append(
+                SettingDescription(key, _variable(key), kind.accepts, field.metadata["default"], help_text)
+            )
         else:
             found += describe(hints[field.name], key)
     return found
@@ -229,7 +232,7 @@ class _Loader:
         elif field.name in table:
             origin, raw = key, table[field.name]
         else:
-            return field.default
+            return field.metadata["default"]
         try:
             return kind.parse(raw)
         except ValueError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from servicekit.metrics import CONTENT_TYPE, Metrics
 
@@ -42,9 +43,7 @@ def add_access_fields(request: web.Request, **fields: Any) -> None:
     request.setdefault(_ACCESS_FIELDS, {}).update(fields)
 
 
-def access_middleware(
-    metrics: Metrics, *, service: str
-) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def access_middleware(metrics: Metrics, *, service: str) -> Middleware:
     """Counts, times and logs each request; ``service`` prefixes the metric names."""
     seconds = metrics.histogram(
         f"{service}_http_request_seconds",
