@@ -1,0 +1,66 @@
+"""What to fetch next of a blob: demand first, the rest in order behind it. Pure."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from registry_facade.cache.intervals import Intervals
+
+LOOKAHEAD_BYTES = 4 << 20
+"""Demand this close ahead of a running fetch waits for it: a new request would hardly be faster."""
+MIN_FETCH_BYTES = 1 << 20
+"""Smaller demands are rounded up to this, so that lazy pullers do not make a request per page."""
+
+
+@dataclasses.dataclass(slots=True)
+class Fetch:
+    """A running request: the next byte it brings, and where it ends (which may be drawn nearer)."""
+
+    at: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Demand:
+    """A reader waits for byte ``at`` and wants all up to ``stop``."""
+
+    at: int
+    stop: int
+
+
+def next_fetch(
+    present: Intervals, fetches: Sequence[Fetch], demands: Iterable[Demand], size: int
+) -> Fetch | None:
+    """The next request worth making, or None. The running fetch it begins inside of must end where it begins.
+
+    An unserved demand comes first; without one, the first gap is filled, by one request at a time.
+    """
+    for demand in demands:
+        if not _is_coming(demand.at, present, fetches):
+            gap = present.gap_from(demand.at, size)
+            if gap is not None and gap[0] == demand.at:
+                wanted = max(demand.stop, demand.at + MIN_FETCH_BYTES)
+                ahead = [fetch.at for fetch in fetches if fetch.at > demand.at]
+                return Fetch(demand.at, min(gap[1], wanted, *ahead))
+    gap = present.gap_from(0, size) if not fetches else None
+    return Fetch(*gap) if gap is not None else None
+
+
+def _is_coming(at: int, present: Intervals, fetches: Sequence[Fetch]) -> bool:
+    if present.run_from(at) > at:
+        return True
+    return any(fetch.at <= at < min(fetch.stop, fetch.at + LOOKAHEAD_BYTES) for fetch in fetches)
+
+
+def idle_fetch(fetches: Sequence[Fetch], demands: Iterable[Demand]) -> Fetch | None:
+    """A running fetch that no waiting reader is after, to be ended in favour of one who waits."""
+    waiting = list(demands)
+    return next(
+        (
+            fetch
+            for fetch in fetches
+            if not any(
+                fetch.at <= demand.at < min(fetch.stop, fetch.at + LOOKAHEAD_BYTES) for demand in waiting
+            )
+        ),
+        None,
+    )

@@ -1,0 +1,250 @@
+"""Composed images: from an image spec to manifest, config and index, the same bytes on every node.
+
+1. The spec is read, its references are resolved to digests (`Manifests`), its files become layers.
+2. Per platform of the base, `ocikit.compose.compose` joins base and additions; an index stays an index.
+3. Config and manifests are stored like any other blob, with what they refer to; digests that were issued
+   stay pullable when the spec changes.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from ocikit import media_types
+from ocikit.compose import Addition, ComposedImage, Layer, compose, paired_layers, strip_base
+from ocikit.descriptor import Descriptor, Platform
+from ocikit.digest import Digest
+from ocikit.errors import ManifestNotFound, NotBuiltFromBase
+from ocikit.image_config import ImageConfig
+from ocikit.manifest import Index, Manifest, RawManifest, parse_manifest_or_index
+from ocikit.repository import Image, choose_platform, complete_image
+from registry_facade.addressing import COMPOSED, Target
+from registry_facade.cache.memory import MemoryCache
+from registry_facade.env_edits import EnvEdit, apply_env, edits_asked_by
+from registry_facade.errors import ImageSpecInvalid
+from registry_facade.image_spec import ImageLayers, ImageRef, ImageSpec, LayerSpec
+from registry_facade.layers.made import MadeLayers
+from registry_facade.locating import Locator
+from registry_facade.manifests import Manifests
+from registry_facade.providers import ImageSpecProvider
+from registry_facade.sources.read_through import ReadThrough
+from servicekit.single_flight import SingleFlight
+
+_log = structlog.get_logger(__name__)
+PARTS_ANNOTATION = "io.lapstrake.composed.parts"
+BASE_DIGEST_ANNOTATION = "org.opencontainers.image.base.digest"
+BASE_NAME_ANNOTATION = "org.opencontainers.image.base.name"
+_SKIP_LABEL = "io.lapstrake.skip-layers"
+_GITPOD_SKIP_LABEL = "skip-n.registry-facade.gitpod.io"
+FRESH_S = 1.0
+"""A composition is looked at again this long after the last look: specs and tags may have changed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Part:
+    """An addition of the spec for one platform, and what its annotation says."""
+
+    addition: Addition
+    title: str
+    edits: tuple[EnvEdit, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Composition:
+    top: RawManifest
+    images: tuple[ComposedImage, ...]
+
+
+class Composer:
+    """Safe for concurrent use on one event loop."""
+
+    def __init__(
+        self,
+        provider: ImageSpecProvider,
+        manifests: Manifests,
+        cache: ReadThrough,
+        locator: Locator,
+        made: MadeLayers,
+    ) -> None:
+        self._provider = provider
+        self._manifests = manifests
+        self._cache = cache
+        self._locator = locator
+        self._made = made
+        self._recent: MemoryCache[str, tuple[float, RawManifest]] = MemoryCache(10_000)
+        self._flights: SingleFlight[str, RawManifest] = SingleFlight()
+        self._images: MemoryCache[tuple[Target, Digest], Image] = MemoryCache(4_000)
+
+    def at_hand(self, image_id: str) -> RawManifest | None:
+        """The current manifest if it was looked at just now."""
+        found = self._recent.get(image_id)
+        return found[1] if found is not None and time.monotonic() - found[0] <= FRESH_S else None
+
+    async def manifest(self, image_id: str, reference: str | Digest) -> RawManifest:
+        """Any tag means the image as the spec has it now; a digest must have been issued for it."""
+        if isinstance(reference, Digest):
+            issued = await self._issued(image_id, reference)
+            if issued is not None:
+                return issued
+        current = await self.current(image_id)
+        if not isinstance(reference, Digest) or reference == current.digest:
+            return current
+        issued = await self._issued(image_id, reference)
+        if issued is None:
+            raise ManifestNotFound(f"{COMPOSED}/{image_id}@{reference}")
+        return issued
+
+    async def _issued(self, image_id: str, digest: Digest) -> RawManifest | None:
+        return await self._manifests.issued(Target(COMPOSED, image_id), digest)
+
+    async def current(self, image_id: str) -> RawManifest:
+        if (found := self.at_hand(image_id)) is not None:
+            return found
+        return await self._flights.do(image_id, lambda: self._compose(image_id))
+
+    async def prepare(self, image_id: str) -> None:
+        """Makes the blobs of the current image be here or be findable."""
+        self._recent.drop(image_id)
+        await self.current(image_id)
+
+    async def referrers(self, image_id: str, digest: Digest) -> Index:
+        """The base's: what was signed or described there is still part of this."""
+        spec = await self._provider.spec(image_id)
+        del digest
+        base = await self._manifests.get(spec.base.target, spec.base.reference)
+        return await self._manifests.referrers(spec.base.target, base.raw.digest)
+
+    # ----- one composition -----
+
+    async def _compose(self, image_id: str) -> RawManifest:
+        spec = await self._provider.spec(image_id)
+        composition = await self._composition(image_id, spec)
+        target = Target(COMPOSED, image_id)
+        for image in composition.images:
+            await self._cache.storage.put(image.config_descriptor.digest, image.config, "composed")
+            raw = RawManifest.of(media_types.OCI_MANIFEST, image.manifest)
+            await self._manifests.remember(target, raw, "composed")
+        await self._manifests.remember(target, composition.top, "composed")
+        self._recent.put(image_id, (time.monotonic(), composition.top), 1)
+        return composition.top
+
+    async def _composition(self, image_id: str, spec: ImageSpec) -> _Composition:
+        found = (await self._manifests.get(spec.base.target, spec.base.reference)).raw
+        document = parse_manifest_or_index(found)
+        annotations = {BASE_NAME_ANNOTATION: spec.base.text, BASE_DIGEST_ANNOTATION: str(found.digest)}
+        if isinstance(document, Manifest):
+            base = await self._image(spec.base, found)
+            image = await self._for_platform(spec, base, annotations)
+            return _Composition(RawManifest.of(media_types.OCI_MANIFEST, image.manifest), (image,))
+        return await self._index(image_id, spec, document, annotations)
+
+    async def _index(
+        self, image_id: str, spec: ImageSpec, index: Index, annotations: Mapping[str, str]
+    ) -> _Composition:
+        """Each platform of the base that all additions have; attestations stay behind."""
+        images: list[ComposedImage] = []
+        entries: list[Descriptor] = []
+        for entry in index.manifests:
+            if (
+                entry.platform is None
+                or entry.platform.os == "unknown"
+                or not media_types.is_manifest(entry.media_type)
+            ):
+                continue
+            raw = (await self._manifests.get(spec.base.target, entry.digest)).raw
+            base = await self._image(spec.base, raw)
+            try:
+                image = await self._for_platform(spec, base, annotations)
+            except ManifestNotFound as error:
+                _log.info(
+                    "platform_left_out", image_id=image_id, platform=str(entry.platform), reason=str(error)
+                )
+                continue
+            images.append(image)
+            entries.append(dataclasses.replace(image.manifest_descriptor, platform=entry.platform))
+        if not images:
+            raise ImageSpecInvalid(image_id, ["no platform of the base is offered by all that is added"])
+        made = Index(tuple(entries), annotations={**index.annotations, **annotations})
+        return _Composition(RawManifest.of(media_types.OCI_INDEX, made.dump()), tuple(images))
+
+    async def _for_platform(
+        self, spec: ImageSpec, base: Image, annotations: Mapping[str, str]
+    ) -> ComposedImage:
+        parts = [await self._part(spec, base, layer) for layer in spec.layers]
+        env_edits = [*(edit for part in parts for edit in part.edits), *spec.env]
+
+        def edit(config: ImageConfig) -> ImageConfig:
+            return _edited(config, spec, env_edits)
+
+        described = {PARTS_ANNOTATION: json.dumps([part.title for part in parts])}
+        return compose(
+            base.manifest,
+            base.config,
+            [part.addition for part in parts],
+            [edit],
+            {**annotations, **described},
+        )
+
+    async def _part(self, spec: ImageSpec, base: Image, layer: LayerSpec) -> _Part:
+        if not isinstance(layer, ImageLayers):
+            made = await self._made.layer(layer)
+            history = {"created_by": "lapstrake: content layer"}
+            return _Part(Addition((made,), (history,)), f"content@{made.descriptor.digest}")
+        raw = (await self._manifests.get(layer.image.target, layer.image.reference)).raw
+        image = await self._image(layer.image, raw, base.config.platform)
+        edits = edits_asked_by(image.config.env, gitpod_compatible=spec.gitpod_compatible)
+        return _Part(
+            _added_layers(image, base, layer, gitpod_compatible=spec.gitpod_compatible),
+            f"{layer.image.text}@{image.raw.digest}"
+            if not isinstance(layer.image.reference, Digest)
+            else layer.image.text,
+            tuple(edits),
+        )
+
+    async def _image(self, ref: ImageRef, raw: RawManifest, platform: Platform | None = None) -> Image:
+        """The image of one platform, with its config. Raises ManifestNotFound when it is not offered."""
+        held = self._images.get((ref.target, raw.digest)) if platform is None else None
+        if held is not None:
+            return held
+        document = parse_manifest_or_index(raw)
+        if isinstance(document, Index):
+            chosen = choose_platform(document, platform, ref.text)
+            raw = (await self._manifests.get(ref.target, chosen.digest)).raw
+            return await self._image(ref, raw, platform)
+        source = self._cache.view(lambda digest: self._locator.locate(ref.target, digest))
+        image = await complete_image(source, raw, document)
+        if platform is not None and not image.config.platform.satisfies(platform):
+            raise ManifestNotFound(f"{ref.text} for {platform}")
+        self._images.put((ref.target, image.raw.digest), image, 1)
+        return image
+
+
+def _added_layers(image: Image, base: Image, layer: ImageLayers, *, gitpod_compatible: bool) -> Addition:
+    """What an image brings: all above the base if it was built on it, else all its layers."""
+    try:
+        return strip_base(image.manifest, image.config, base.config, (layer.image.text, "the base"))
+    except NotBuiltFromBase:
+        pass
+    labels = image.config.execution.get("Labels") or {}
+    stated = labels.get(_SKIP_LABEL) or (labels.get(_GITPOD_SKIP_LABEL) if gitpod_compatible else None)
+    skip = layer.skip_layers
+    if not skip and stated is not None:
+        if not str(stated).isdigit():
+            raise ImageSpecInvalid(
+                layer.image.text, [f"its label to skip layers is {stated!r}, not a number"]
+            )
+        skip = int(stated)
+    layers: Sequence[Layer] = paired_layers(image.manifest, image.config)[skip:]
+    history = image.config.history if skip == 0 else ()
+    return Addition(tuple(layers), tuple(history), image.config.created)
+
+
+def _edited(config: ImageConfig, spec: ImageSpec, env_edits: Sequence[EnvEdit]) -> ImageConfig:
+    changed = config.with_env(apply_env(config.env, env_edits)) if env_edits else config
+    changes = dict(spec.execution)
+    if spec.labels:
+        changes["Labels"] = {**(config.execution.get("Labels") or {}), **spec.labels}
+    return changed.with_execution(changes) if changes else changed

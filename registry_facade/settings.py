@@ -1,0 +1,63 @@
+"""Settings of the registry facade, section ``[facade]``."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from servicekit.settings import (
+    DURATION,
+    INTEGER,
+    PATH,
+    SIZE,
+    STRING,
+    STRING_MAP,
+    host_port,
+    setting,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FacadeSettings:
+    """Everything ``lapstrake facade serve`` can be told."""
+
+    listen: tuple[str, int] = setting(
+        host_port(default_port=5000), ("127.0.0.1", 5000), "Where clients pull; port 0 picks a free one."
+    )
+    admin_listen: tuple[str, int] | None = setting(
+        host_port(default_port=5001),
+        None,
+        "Where probes, metrics and administration answer; default: listen.",
+    )
+    cache_dir: Path = setting(
+        PATH, Path("~/.cache/lapstrake/facade").expanduser(), "Blobs, manifests and what is known about them."
+    )
+    cache_max_bytes: int = setting(SIZE, 20 << 30, "What the blobs in cache_dir may occupy.")
+    upstreams: Mapping[str, str] = setting(
+        STRING_MAP, {}, "Registries that may be pulled through: NAME=URL or NAME=oci:DIR."
+    )
+    default_upstream: str = setting(
+        STRING, "", "The upstream for requests that name none; default: the only one configured."
+    )
+    image_specs: Path | None = setting(PATH, None, "Directory of image specs, one <image-id>.json each.")
+    workers: int = setting(INTEGER, 1, "Processes that serve; they share the port and the cache.")
+    drain_s: float = setting(DURATION, 20.0, "How long running requests may take to end after SIGTERM.")
+    docker_config: Path | None = setting(
+        PATH, None, "docker config.json with the credentials for upstreams; read anew when it changes."
+    )
+    ipfs_api: str = setting(STRING, "", "Kubo's RPC address, e.g. http://127.0.0.1:5001; empty: no IPFS.")
+    digest_index: str = setting(
+        STRING, "", "Where digest -> CID is kept: sqlite:PATH or redis://HOST:PORT; default: in cache_dir."
+    )
+    linger_s: float = setting(DURATION, 10.0, "How long a download goes on after its last client has gone.")
+
+    def problems(self) -> list[str]:
+        """What no single setting shows."""
+        found: list[str] = []
+        if self.default_upstream and self.default_upstream not in self.upstreams:
+            found.append(f"facade.default_upstream: {self.default_upstream!r} is not among the upstreams")
+        if self.workers < 1:
+            found.append("facade.workers: accepts a whole number from 1")
+        for name, target in self.upstreams.items():
+            if not target.startswith(("http://", "https://", "oci:")):
+                found.append(f"facade.upstreams: {name}={target!r}; accepts http(s)://HOST[:PORT] or oci:DIR")
+        return found

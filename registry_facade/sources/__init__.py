@@ -1,0 +1,1 @@
+"""Where the bytes of a blob come from, nearest first: local disk, IPFS, the upstream registry."""

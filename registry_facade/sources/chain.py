@@ -1,0 +1,75 @@
+"""In which order the sources of a blob are asked, and which are not asked again."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from ocikit.blobs import BlobSource
+from ocikit.digest import Digest
+from ocikit.errors import BlobNotFound, OciError
+from registry_facade.errors import PullFailed
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """A source and how far it is believed: bytes of an untrusted one are shown to nobody unverified."""
+
+    source: BlobSource
+    trusted: bool = True
+
+
+class Selection:
+    """The standing of each origin in one download: absent, barred, or with so many failures in a row.
+
+    The nearest origin with the fewest failures is next. Bytes received clear the failures of all; without
+    any, each origin is asked `ATTEMPTS` times.
+    """
+
+    ATTEMPTS = 3
+
+    def __init__(self, digest: Digest, origins: Sequence[Origin]) -> None:
+        self._digest = digest
+        self._origins = list(origins)
+        self._failures = [0] * len(origins)
+        self._errors: list[OciError | None] = [None] * len(origins)
+        self._out = [False] * len(origins)
+
+    def next(self) -> Origin:
+        """Raises what the sources said when none is left to ask."""
+        usable = [
+            index
+            for index in range(len(self._origins))
+            if not self._out[index] and self._failures[index] < self.ATTEMPTS
+        ]
+        if not usable:
+            raise self._verdict()
+        return self._origins[min(usable, key=lambda index: self._failures[index])]
+
+    def failed(self, origin: Origin, error: OciError) -> None:
+        """Retryable errors count; others, absence among them, end the asking."""
+        index = self._origins.index(origin)
+        self._errors[index] = error
+        self._failures[index] += 1
+        self._out[index] = self._out[index] or not error.retryable
+
+    def bar(self, name: str, error: OciError) -> None:
+        """Never asks the source ``name`` again: its bytes were wrong."""
+        for index, origin in enumerate(self._origins):
+            if origin.source.name == name:
+                self._errors[index], self._out[index] = error, True
+
+    def progressed(self) -> None:
+        self._failures = [0] * len(self._origins)
+
+    @property
+    def stalled(self) -> int:
+        """Failures since the last byte came."""
+        return sum(self._failures)
+
+    def _verdict(self) -> OciError:
+        told = [error for error in self._errors if error is not None]
+        telling = [error for error in told if not isinstance(error, BlobNotFound)]
+        if not telling:
+            return BlobNotFound(self._digest, "any source")
+        if len(telling) == 1:
+            return telling[0]
+        return PullFailed(self._digest, [str(error) for error in telling])

@@ -1,0 +1,210 @@
+"""Every blob by one way: from memory or disk, from the download under way, or from a new download.
+
+However many ask, a blob is downloaded once per node; see `registry_facade.cache.download`.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from ocikit.blobs import BLOB_MEDIA_TYPE, BlobReader, BlobSource
+from ocikit.descriptor import Descriptor
+from ocikit.digest import Digest
+from ocikit.errors import BlobNotFound, OciError
+from ocikit.ranges import ByteRange, ContentRange
+from registry_facade.cache.download import Download, Hooks
+from registry_facade.cache.growing import GrowingBlob
+from registry_facade.cache.storage import Storage
+from registry_facade.errors import AlreadyStored, CacheUnusable
+from registry_facade.metrics import FacadeMetrics
+from registry_facade.open_blob import FileSpan, OpenBlob, Part, read_parts
+from registry_facade.sources.chain import Origin, Selection
+from registry_facade.sources.passing import PassingBlob
+from servicekit.tasks import BackgroundTasks
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a blob can be had, nearest first, and its size when a manifest has told it."""
+
+    origins: Sequence[Origin]
+    size: int | None = None
+
+
+Locate = Callable[[], Awaitable[Located]]
+"""Finds the origins of a blob; only called when the cache has not got it."""
+
+
+class ReadThrough:
+    """Safe for concurrent use on one event loop. ``on_stored`` hears of each blob that came in."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        metrics: FacadeMetrics,
+        background: BackgroundTasks,
+        *,
+        linger_s: float,
+        on_stored: Callable[[Digest, str], None] = lambda _digest, _source: None,
+    ) -> None:
+        self.storage = storage
+        self._metrics = metrics
+        self._background = background
+        self._linger_s = linger_s
+        self._on_stored = on_stored
+        self._downloads: dict[Digest, Download] = {}
+
+    @contextlib.asynccontextmanager
+    async def open(self, digest: Digest, locate: Locate, *, start: int = 0) -> AsyncIterator[OpenBlob]:
+        """``start`` is where the caller will read first. Raises what the sources said."""
+        async with contextlib.AsyncExitStack() as stack:
+            yield await self._open(digest, locate, start, stack)
+
+    async def stat(self, digest: Digest, locate: Locate) -> int:
+        """The size, without downloading. Raises what the sources said."""
+        if (size := await self._stored_size(digest)) is not None:
+            return size
+        located = await locate()
+        if (size := await self._stored_size(digest)) is not None:
+            return size
+        selection = Selection(digest, located.origins)
+        while True:
+            origin = selection.next()
+            try:
+                return (await origin.source.stat(digest)).size
+            except OciError as error:
+                selection.failed(origin, error)
+
+    async def _stored_size(self, digest: Digest) -> int | None:
+        async with contextlib.AsyncExitStack() as stack:
+            with contextlib.suppress(BlobNotFound, CacheUnusable):
+                return (self.storage.in_memory(digest) or await self.storage.open(digest, stack)).size
+        return None
+
+    async def _open(
+        self, digest: Digest, locate: Locate, start: int, stack: contextlib.AsyncExitStack
+    ) -> OpenBlob:
+        while True:
+            if (held := self.storage.in_memory(digest)) is not None:
+                return held
+            if not self._is_coming(digest):
+                with contextlib.suppress(BlobNotFound, CacheUnusable):
+                    return await self.storage.open(digest, stack)
+            if not self._is_coming(digest):
+                located = await locate()
+                if not self._is_coming(digest):
+                    self._start(digest, located, start)
+            try:
+                return await self._join(self._downloads[digest], stack)
+            except AlreadyStored:
+                continue
+            except CacheUnusable as error:
+                _log.warning("passing_through", digest=digest, reason=str(error))
+                located = await locate()
+                return await PassingBlob.open(digest, located.origins, located.size, self._received)
+
+    async def _join(self, download: Download, stack: contextlib.AsyncExitStack) -> OpenBlob:
+        blob = await stack.enter_async_context(download.attached())
+        descriptor = blob.duplicate()
+        stack.callback(os.close, descriptor)
+        return _ComingBlob(download, blob, descriptor)
+
+    def _is_coming(self, digest: Digest) -> bool:
+        download = self._downloads.get(digest)
+        return download is not None and download.is_open
+
+    def _start(self, digest: Digest, located: Located, start: int) -> None:
+        hooks = Hooks(
+            resume=lambda: self.storage.resume(digest),
+            reserve=lambda size: self.storage.reserve(digest, size),
+            publish=self._publish,
+            received=self._received,
+            source_failed=self._source_failed,
+        )
+        download = Download(digest, Selection(digest, located.origins), hooks, self._linger_s, located.size)
+        predecessor = self._downloads.get(digest)
+        self._downloads[digest] = download
+        download.task = self._background.start(
+            self._run(download, predecessor, start), name=f"download {digest.short}"
+        )
+
+    async def _run(self, download: Download, predecessor: Download | None, start: int) -> None:
+        if predecessor is not None and predecessor.task is not None:
+            await asyncio.wait({predecessor.task})
+        self._metrics.downloads.inc()
+        try:
+            await download.run(start)
+        finally:
+            self._metrics.downloads.dec()
+            if self._downloads.get(download.digest) is download:
+                del self._downloads[download.digest]
+
+    async def _publish(self, blob: GrowingBlob, source: str) -> None:
+        await self.storage.publish(blob, source)
+        _log.info("blob_stored", digest=blob.digest, size_bytes=blob.size, source=source)
+        self._on_stored(blob.digest, source)
+
+    def _received(self, source: str, size_bytes: int) -> None:
+        self._metrics.received_bytes.labels(source).inc(size_bytes)
+
+    def _source_failed(self, source: str, error: OciError) -> None:
+        if not isinstance(error, BlobNotFound):
+            _log.warning("source_failed", source=source, reason=str(error))
+        self._metrics.source_failures.labels(source).inc()
+
+    def view(self, locate: Callable[[Digest], Awaitable[Located]]) -> BlobSource:
+        """This cache as a plain source of blobs, for those who read configs and layers."""
+        return _View(self, locate)
+
+
+@dataclass(frozen=True, slots=True)
+class _ComingBlob:
+    download: Download
+    blob: GrowingBlob
+    descriptor: int
+    served_from: str = "download"
+
+    @property
+    def size(self) -> int:
+        return self.blob.size
+
+    async def parts(self, wanted: ContentRange) -> AsyncGenerator[Part, None]:
+        at = wanted.start
+        while at < wanted.stop:
+            until = min(wanted.stop, await self.download.wait_readable(self.blob, at, wanted.stop))
+            yield FileSpan(self.descriptor, at, until)
+            at = until
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    cache: ReadThrough
+    locate: Callable[[Digest], Awaitable[Located]]
+
+    @property
+    def name(self) -> str:
+        return "cache"
+
+    async def stat(self, digest: Digest) -> Descriptor:
+        size = await self.cache.stat(digest, lambda: self.locate(digest))
+        return Descriptor(BLOB_MEDIA_TYPE, digest, size)
+
+    @contextlib.asynccontextmanager
+    async def open(self, digest: Digest, byte_range: ByteRange | None = None) -> AsyncIterator[BlobReader]:
+        async with self.cache.open(digest, lambda: self.locate(digest)) as blob:
+            yield _Reader(blob, (byte_range or ByteRange()).resolve(blob.size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    blob: OpenBlob
+    content_range: ContentRange
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return read_parts(self.blob, self.content_range)
