@@ -1,0 +1,1 @@
+"""For tests of what uses a digest index."""

@@ -1,0 +1,28 @@
+"""What the facade counts of IPFS."""
+
+from dataclasses import dataclass
+
+from prometheus_client import Counter, Gauge
+
+from servicekit.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class IpfsMetrics:
+    """Collectors on one registry; make it with `on`."""
+
+    unmapped: Counter
+    announced: Counter
+    announced_bytes: Counter
+    waiting: Gauge
+
+    @classmethod
+    def on(cls, metrics: Metrics) -> "IpfsMetrics":
+        return cls(
+            metrics.counter(
+                "facade_ipfs_unmapped", "CIDs that were given up: lied, absent, refused.", ["reason"]
+            ),
+            metrics.counter("facade_ipfs_announced", "Blobs offered to IPFS, by outcome.", ["outcome"]),
+            metrics.counter("facade_ipfs_announced_bytes", "Bytes of blobs that were added to IPFS."),
+            metrics.gauge("facade_ipfs_announcements_waiting", "Blobs that wait to be added to IPFS."),
+        )

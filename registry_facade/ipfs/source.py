@@ -1,0 +1,127 @@
+"""Blobs out of IPFS: digest -> CID by a hint, bytes by the CID, believed by nobody until verified.
+
+The source tells three things apart. No hint, or a hint that proved wrong: BlobNotFound. A node that does
+not run: SourceUnavailable. A CID that nobody has (the node runs, but finds no block in time): the mapping
+goes, and the digest is not looked for again for `SHUN_S`. Whoever verifies tells `reject`.
+"""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+from ocikit.blobs import BLOB_MEDIA_TYPE, BlobReader, BlobSource
+from ocikit.descriptor import Descriptor
+from ocikit.digest import Digest
+from ocikit.errors import BlobNotFound, SourceUnavailable
+from ocikit.ranges import ByteRange, ContentRange
+from registry_facade.digest_index.base import DigestIndex
+from registry_facade.ipfs.kubo import NAME, Content, Kubo, KuboRefused, KuboSilent
+from registry_facade.ipfs.metrics import IpfsMetrics
+from servicekit.clock import Clock, SystemClock
+
+SHUN_S = 300.0
+"""How long a digest whose CID failed or lied is not looked for."""
+_SHUNNED_MAX = 10_000
+
+_log = structlog.get_logger(__name__)
+
+
+class IpfsSource:
+    """A BlobSource over one Kubo node. Safe for concurrent use; node and index are their owner's."""
+
+    def __init__(
+        self, kubo: Kubo, index: DigestIndex, metrics: IpfsMetrics, *, clock: Clock = SystemClock()
+    ) -> None:
+        self._kubo = kubo
+        self._index = index
+        self._metrics = metrics
+        self._clock = clock
+        self._shunned: OrderedDict[Digest, float] = OrderedDict()
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    async def stat(self, digest: Digest) -> Descriptor:
+        cid = await self._cid(digest)
+        async with self._judged(digest, cid):
+            return Descriptor(BLOB_MEDIA_TYPE, digest, await self._kubo.size(cid))
+
+    @contextlib.asynccontextmanager
+    async def open(self, digest: Digest, byte_range: ByteRange | None = None) -> AsyncIterator[BlobReader]:
+        cid = await self._cid(digest)
+        async with contextlib.AsyncExitStack() as stack:
+            async with self._judged(digest, cid):
+                reader = await self._start(cid, byte_range, stack)
+            yield reader
+
+    async def _start(
+        self, cid: str, byte_range: ByteRange | None, stack: contextlib.AsyncExitStack
+    ) -> BlobReader:
+        if byte_range is None:
+            content = await stack.enter_async_context(self._kubo.cat(cid))
+            return _Reader(ContentRange(0, content.length, content.length), content)
+        wanted = byte_range.resolve(await self._kubo.size(cid))
+        content = await stack.enter_async_context(self._kubo.cat(cid, wanted.start, wanted.length))
+        return _Reader(wanted, content)
+
+    async def reject(self, digest: Digest) -> None:
+        """Its bytes were not the digest's: the mapping goes and is shunned. Never raises."""
+        with contextlib.suppress(SourceUnavailable):
+            cid = await self._index.get(digest)
+            await self._unmap(digest, cid or "", "lied")
+
+    async def _cid(self, digest: Digest) -> str:
+        until_s = self._shunned.get(digest)
+        if until_s is not None and self._clock.monotonic() < until_s:
+            raise BlobNotFound(digest, NAME)
+        self._shunned.pop(digest, None)
+        cid = await self._index.get(digest)
+        if cid is None:
+            raise BlobNotFound(digest, NAME)
+        return cid
+
+    @contextlib.asynccontextmanager
+    async def _judged(self, digest: Digest, cid: str) -> AsyncIterator[None]:
+        try:
+            yield
+        except KuboSilent as error:
+            if await self._kubo.is_alive():
+                await self._unmap(digest, cid, "absent")
+                raise BlobNotFound(digest, NAME) from error
+            raise
+        except KuboRefused as error:
+            await self._unmap(digest, cid, "refused")
+            raise BlobNotFound(digest, NAME) from error
+
+    async def _unmap(self, digest: Digest, cid: str, reason: str) -> None:
+        self._shunned[digest] = self._clock.monotonic() + SHUN_S
+        while len(self._shunned) > _SHUNNED_MAX:
+            self._shunned.popitem(last=False)
+        self._metrics.unmapped.labels(reason).inc()
+        _log.warning("cid_unmapped", digest=digest, cid=cid, reason=reason)
+        with contextlib.suppress(SourceUnavailable):
+            await self._index.forget(digest, cid)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    content_range: ContentRange
+    content: Content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self.content_range.length
+        async for data in self.content.pieces:
+            piece = data[:left]
+            left -= len(piece)
+            if piece:
+                yield piece
+        if left:
+            raise SourceUnavailable(NAME, f"it ended {left} bytes early")
+
+
+def _conforms(source: IpfsSource) -> BlobSource:
+    return source
