@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := PATH="$(CURDIR)/$(BIN):$$(scripts/components path):$$PATH" $(BIN)/python -m pytest
+WITH_COMPONENTS := PATH="$(CURDIR)/$(BIN):$$(scripts/components path):$$PATH"
+PYTEST := $(WITH_COMPONENTS) $(BIN)/python -m pytest
 
 .PHONY: help demo test check bench venv dev components format clean
 
@@ -12,7 +13,7 @@ help: ## show this list
 
 demo: venv ## run the whole pipeline once on real input (installs buildah and skopeo when missing)
 	@scripts/components install demo
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lapstrake demo
+	@$(WITH_COMPONENTS) $(BIN)/lapstrake demo
 
 test: dev ## everything: lint, types, contracts, unit to end-to-end tests, with real components
 	@scripts/components install test
@@ -31,7 +32,7 @@ lint: dev
 
 bench: dev ## benchmarks as ratios against real peers, as a table and as JSON (out/bench.json)
 	@scripts/components install bench
-	PATH="$(CURDIR)/$(BIN):$$(scripts/components path):$$PATH" $(BIN)/python -m tests.bench --json out/bench.json
+	@$(WITH_COMPONENTS) $(BIN)/python -m tests.bench --json out/bench.json
 
 format: dev ## rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix-only -q .
