@@ -8,19 +8,27 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ocikit.disk_store import DiskBlobStore
 from ocikit.distribution.client import RegistryClient, RegistryHost
 from ocikit.distribution.credentials import CredentialProvider, DockerConfigCredentials, default_docker_config
 from ocikit.distribution.transport import Deadlines, Transport
 from registry_facade.cache.catalog import Catalog
 from registry_facade.cache.storage import Storage
 from registry_facade.composing import Composer
+from registry_facade.digest_index.opening import digest_index
 from registry_facade.handlers import PullHandlers
+from registry_facade.ipfs.announce import Announcer
+from registry_facade.ipfs.kubo import READ_DEADLINES, Kubo
+from registry_facade.ipfs.metrics import IpfsMetrics
+from registry_facade.ipfs.neighbour import IpfsNeighbour
+from registry_facade.ipfs.source import IpfsSource
 from registry_facade.layers.made import MadeLayers
 from registry_facade.locating import Locator
 from registry_facade.manifests import Manifests
 from registry_facade.metrics import FacadeMetrics
 from registry_facade.providers import DirectorySpecs, ImageSpecProvider, NoSpecs
 from registry_facade.settings import FacadeSettings
+from registry_facade.sources.neighbours import Neighbours
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
 from servicekit.backoff import Backoff
@@ -55,8 +63,9 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         transport = await stack.enter_async_context(Transport(_DEADLINES))
         background = await stack.enter_async_context(BackgroundTasks(drain_s=settings.drain_s))
         upstreams = Upstreams(_upstreams(settings, transport))
-        cache = ReadThrough(storage, counted, background, linger_s=settings.linger_s)
-        locator = Locator(upstreams, catalog, ())
+        neighbours = await stack.enter_async_context(_neighbours(settings, metrics, background))
+        cache = ReadThrough(storage, counted, background, linger_s=settings.linger_s, neighbours=neighbours)
+        locator = Locator(upstreams, catalog, neighbours.origins())
         manifests = Manifests(upstreams, storage, catalog, counted, background)
         composer = Composer(_provider(settings, upstreams), manifests, cache, locator, MadeLayers(storage))
         handlers = PullHandlers(
@@ -64,6 +73,26 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         )
         stack.push_async_callback(_cancel, asyncio.create_task(_note_uses(storage)))
         yield _applications(settings, metrics, readiness, handlers)
+
+
+@contextlib.asynccontextmanager
+async def _neighbours(
+    settings: FacadeSettings, metrics: Metrics, background: BackgroundTasks
+) -> AsyncIterator[Neighbours]:
+    """IPFS, when a node is configured."""
+    if not settings.ipfs_api:
+        yield Neighbours()
+        return
+    index = digest_index(
+        settings.digest_index,
+        default=settings.cache_dir / "cids.sqlite",
+        password=settings.digest_index_password,
+    )
+    async with contextlib.aclosing(index), Transport(READ_DEADLINES) as transport:
+        kubo, counted = Kubo(transport, settings.ipfs_api), IpfsMetrics.on(metrics)
+        store = DiskBlobStore(settings.cache_dir)
+        announcer = Announcer(kubo, index, counted, background)
+        yield Neighbours([IpfsNeighbour(IpfsSource(kubo, index, counted), announcer, store, background)])
 
 
 async def _note_uses(storage: Storage) -> None:

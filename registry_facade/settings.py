@@ -4,10 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from registry_facade.digest_index.opening import INDEX_ACCEPTS, is_digest_index
+from servicekit.secrets import Secret
 from servicekit.settings import (
     DURATION,
     INTEGER,
     PATH,
+    SECRET,
     SIZE,
     STRING,
     STRING_MAP,
@@ -48,6 +51,7 @@ class FacadeSettings:
     digest_index: str = setting(
         STRING, "", "Where digest -> CID is kept: sqlite:PATH or redis://HOST:PORT; default: in cache_dir."
     )
+    digest_index_password: Secret = setting(SECRET, Secret(""), "Of the Redis named by digest_index.")
     linger_s: float = setting(DURATION, 10.0, "How long a download goes on after its last client has gone.")
 
     def problems(self) -> list[str]:
@@ -57,6 +61,10 @@ class FacadeSettings:
             found.append(f"facade.default_upstream: {self.default_upstream!r} is not among the upstreams")
         if self.workers < 1:
             found.append("facade.workers: accepts a whole number from 1")
+        if not is_digest_index(self.digest_index):
+            found.append(f"facade.digest_index: {INDEX_ACCEPTS}")
+        if self.ipfs_api and not self.ipfs_api.startswith(("http://", "https://")):
+            found.append(f"facade.ipfs_api: {self.ipfs_api!r}; accepts http(s)://HOST[:PORT]")
         for name, target in self.upstreams.items():
             if not target.startswith(("http://", "https://", "oci:")):
                 found.append(f"facade.upstreams: {name}={target!r}; accepts http(s)://HOST[:PORT] or oci:DIR")

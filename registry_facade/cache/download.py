@@ -84,7 +84,12 @@ class Download:
             self._readers -= 1
             if self._readers == 0 and self.task is not None and not self.task.done():
                 loop = asyncio.get_running_loop()
-                self._linger = loop.call_later(self.linger_s if self._blob else 0, self.task.cancel)
+                self._linger = loop.call_later(self.linger_s if self._blob else 0, self._give_up)
+
+    def _give_up(self) -> None:
+        """Nobody wants the rest; a blob that is complete is still verified and kept."""
+        if self.task is not None and (self._blob is None or not self._blob.is_complete):
+            self.task.cancel()
 
     @property
     def is_open(self) -> bool:
@@ -135,6 +140,8 @@ class Download:
     async def _begin(self, first_at: int) -> None:
         """Asks until one source answers; its answer's body is used, the size is no extra request."""
         self._blob = await self.hooks.resume()
+        if first_at >= (self.expected_size or 0):
+            first_at = 0  # an offset may lie beyond an unknown end
         while self._blob is None:
             fetch = Fetch(first_at, self.expected_size or (1 << 62))
             self._start(fetch)
@@ -161,7 +168,8 @@ class Download:
             return
         names = sorted(blob.untrusted_sources) or sorted(self._bytes_by_source) or ["disk"]
         error = DigestMismatch(self.digest, actual, ", ".join(names))
-        self.hooks.source_failed(names[0], error)
+        for name in names:
+            self.hooks.source_failed(name, error)
         if not blob.untrusted_sources:
             raise error
         for name in names:

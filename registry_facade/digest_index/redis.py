@@ -13,6 +13,7 @@ from ocikit.digest import Digest
 from ocikit.errors import SourceUnavailable
 from registry_facade.digest_index.base import DigestIndex
 from servicekit.redact import redact_url
+from servicekit.secrets import Secret
 
 _PREFIX = "lapstrake:cid:"
 _KEPT_S = 90 * 24 * 3600
@@ -23,12 +24,13 @@ _FORGET = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL'
 
 
 class RedisIndex:
-    """One pool of connections to ``url`` (``redis://`` or ``rediss://``, with a password if there is one)."""
+    """One pool of connections to ``url`` (``redis://`` or ``rediss://``)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, password: Secret | None = None) -> None:
         self._title = f"digest index {redact_url(url)}"
         pool = BlockingConnectionPool.from_url(
             url,
+            password=password.reveal() if password else None,
             socket_connect_timeout=_DEADLINE_S,
             socket_timeout=_DEADLINE_S,
             timeout=_DEADLINE_S,

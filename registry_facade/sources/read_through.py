@@ -14,7 +14,7 @@ import structlog
 from ocikit.blobs import BLOB_MEDIA_TYPE, BlobReader, BlobSource
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
-from ocikit.errors import BlobNotFound, OciError
+from ocikit.errors import BlobNotFound, IntegrityError, OciError
 from ocikit.ranges import ByteRange, ContentRange
 from registry_facade.cache.download import Download, Hooks
 from registry_facade.cache.growing import GrowingBlob
@@ -23,6 +23,7 @@ from registry_facade.errors import AlreadyStored, CacheUnusable
 from registry_facade.metrics import FacadeMetrics
 from registry_facade.open_blob import FileSpan, OpenBlob, Part, read_parts
 from registry_facade.sources.chain import Origin, Selection
+from registry_facade.sources.neighbours import NO_NEIGHBOURS, Neighbours
 from registry_facade.sources.passing import PassingBlob
 from servicekit.tasks import BackgroundTasks
 
@@ -42,7 +43,10 @@ Locate = Callable[[], Awaitable[Located]]
 
 
 class ReadThrough:
-    """Safe for concurrent use on one event loop. ``on_stored`` hears of each blob that came in."""
+    """Safe for concurrent use on one event loop.
+
+    ``neighbours`` hear of each blob that came in, and of what they gave that was not the blob.
+    """
 
     def __init__(
         self,
@@ -51,13 +55,13 @@ class ReadThrough:
         background: BackgroundTasks,
         *,
         linger_s: float,
-        on_stored: Callable[[Digest, str], None] = lambda _digest, _source: None,
+        neighbours: Neighbours = NO_NEIGHBOURS,
     ) -> None:
         self.storage = storage
         self._metrics = metrics
         self._background = background
         self._linger_s = linger_s
-        self._on_stored = on_stored
+        self._neighbours = neighbours
         self._downloads: dict[Digest, Download] = {}
 
     @contextlib.asynccontextmanager
@@ -125,7 +129,7 @@ class ReadThrough:
             reserve=lambda size: self.storage.reserve(digest, size),
             publish=self._publish,
             received=self._received,
-            source_failed=self._source_failed,
+            source_failed=lambda source, error: self._source_failed(digest, source, error),
         )
         download = Download(digest, Selection(digest, located.origins), hooks, self._linger_s, located.size)
         predecessor = self._downloads.get(digest)
@@ -148,15 +152,17 @@ class ReadThrough:
     async def _publish(self, blob: GrowingBlob, source: str) -> None:
         await self.storage.publish(blob, source)
         _log.info("blob_stored", digest=blob.digest, size_bytes=blob.size, source=source)
-        self._on_stored(blob.digest, source)
+        self._neighbours.stored(blob.digest, source)
 
     def _received(self, source: str, size_bytes: int) -> None:
         self._metrics.received_bytes.labels(source).inc(size_bytes)
 
-    def _source_failed(self, source: str, error: OciError) -> None:
+    def _source_failed(self, digest: Digest, source: str, error: OciError) -> None:
         if not isinstance(error, BlobNotFound):
             _log.warning("source_failed", source=source, reason=str(error))
-        self._metrics.source_failures.labels(source).inc()
+            self._metrics.source_failures.labels(source).inc()
+        if isinstance(error, IntegrityError):
+            self._neighbours.lied(digest, source)
 
     def view(self, locate: Callable[[Digest], Awaitable[Located]]) -> BlobSource:
         """This cache as a plain source of blobs, for those who read configs and layers."""

@@ -10,10 +10,11 @@ from redis.asyncio import Redis
 from ocikit.cid import cid_of
 from ocikit.digest import Digest
 from ocikit.errors import SourceUnavailable
-from registry_facade.digest_index.opening import digest_index
+from registry_facade.digest_index.opening import digest_index, is_digest_index
 from registry_facade.digest_index.redis import RedisIndex
 from registry_facade.digest_index.sqlite import SqliteIndex
 from registry_facade.digest_index.testing.memory import MemoryIndex
+from servicekit.secrets import Secret
 
 DIGEST, OTHER = Digest.of(b"one"), Digest.of(b"other")
 CID, NEWER = cid_of(b"one"), cid_of(b"newer")
@@ -113,7 +114,7 @@ async def test_a_frozen_redis_is_unavailable_and_serves_again_afterwards(redis_s
 
 
 async def test_an_absent_redis_is_unavailable_and_its_password_is_not_told():
-    index = RedisIndex("redis://:sesame@127.0.0.1:1/0")
+    index = RedisIndex("redis://127.0.0.1:1/0", Secret("sesame"))
     with pytest.raises(SourceUnavailable) as caught:
         await index.get(DIGEST)
     assert "sesame" not in str(caught.value)
@@ -141,12 +142,12 @@ async def test_a_value_of_another_type_is_unavailable_not_a_crash(redis_server):
     ],
 )
 async def test_a_setting_names_an_index(target, kind, tmp_path):
-    index = digest_index(target, default=tmp_path / "cids.db")
+    assert is_digest_index(target)
+    index = digest_index(target, default=tmp_path / "cids.db", password=Secret("sesame"))
     assert isinstance(index, kind)
     await index.aclose()
 
 
-@pytest.mark.parametrize("target", ["cids.db", "sqlite:", "postgres://h"])
-def test_a_setting_that_names_none_says_what_it_accepts(target, tmp_path):
-    with pytest.raises(ValueError, match="accepts sqlite:PATH or redis://HOST:PORT"):
-        digest_index(target, default=tmp_path)
+@pytest.mark.parametrize("target", ["cids.db", "sqlite:", "postgres://h", "redis://:sesame@h"])
+def test_a_setting_that_names_none_is_refused(target):
+    assert not is_digest_index(target)

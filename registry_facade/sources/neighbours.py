@@ -1,0 +1,47 @@
+"""Sources that are nearer than an upstream, may be absent at any time, and are believed by nobody.
+
+A neighbour hears of every blob that came in, so that it can pass it on, and of every lie it told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ocikit.blobs import BlobSource
+from ocikit.digest import Digest
+from registry_facade.sources.chain import Origin
+
+
+class Neighbour(Protocol):
+    """Both notices return at once and never raise."""
+
+    @property
+    def source(self) -> BlobSource: ...
+
+    def stored(self, digest: Digest, source: str) -> None:
+        """A verified blob lies in the cache; most of it came from ``source``."""
+
+    def lied(self, digest: Digest) -> None:
+        """What it gave for ``digest`` was not that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """In the order they are asked."""
+
+    members: Sequence[Neighbour] = ()
+
+    def origins(self) -> list[Origin]:
+        return [Origin(member.source, trusted=False) for member in self.members]
+
+    def stored(self, digest: Digest, source: str) -> None:
+        for member in self.members:
+            member.stored(digest, source)
+
+    def lied(self, digest: Digest, source: str) -> None:
+        for member in self.members:
+            if member.source.name == source:
+                member.lied(digest)
+
+
+NO_NEIGHBOURS = Neighbours()
