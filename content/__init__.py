@@ -1,1 +1,1 @@
-"""The content service: workspace directories to an object store and back, losing nothing."""
+"""Workspaces to safety and back: plain tar objects with an index, and snapshots that commit last."""

@@ -1,0 +1,390 @@
+"""An object store on S3 or what speaks like it, through boto3 in threads.
+
+One layer retries, and it is not the SDK's. Each part carries its own CRC-32 in a header, which every server
+understands, and then the payload is not hashed for the signature a second time; the rest of the request is
+signed as ever. Responses are not wrapped in the SDK's checksum streams: what is read is checked against our
+own index.
+"""
+
+import asyncio
+import base64
+import contextlib
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import boto3
+from botocore import exceptions as sdk
+from botocore.config import Config
+
+from content.errors import (
+    ContentError,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreDenied,
+    StoreRefused,
+    StoreUnavailable,
+    UploadGone,
+)
+from content.objects.base import (
+    MultipartStore,
+    ObjectInfo,
+    ObjectReader,
+    PartRef,
+    Span,
+    StoreProperties,
+    Upload,
+    UploadedPart,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+_READ_BYTES = 4 << 20
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 60
+_DENIED = frozenset(
+    {
+        "AccessDenied",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "InvalidToken",
+        "TokenRefreshRequired",
+        "403",
+    }
+)
+_TRANSIENT = frozenset(
+    {
+        "InternalError",
+        "ServiceUnavailable",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "RequestTimeout",
+        "Throttling",
+        "ThrottlingException",
+        "RequestTimeTooSkewed",
+        "OperationAborted",
+        "BadDigest",
+        "XAmzContentChecksumMismatch",
+        "IncompleteBody",
+    }
+)
+
+
+def s3_client(endpoint: str | None, *, connections: int) -> "S3Client":
+    """A client by boto3's own credential chain; blocking (it may read files and ask a metadata service)."""
+    settings = Config(
+        max_pool_connections=connections,
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        tcp_keepalive=True,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"payload_signing_enabled": False, "addressing_style": "path" if endpoint else "auto"},
+    )
+    session = boto3.Session()
+    region = session.region_name or "us-east-1"
+    return session.client("s3", endpoint_url=endpoint, config=settings, region_name=region)
+
+
+class S3ObjectStore:
+    """A MultipartStore on ``bucket`` below ``prefix``; owns its threads and its client until `close`.
+
+    ``properties`` are what `content.objects.probe` found out about this server.
+    """
+
+    def __init__(
+        self,
+        client: "S3Client",
+        bucket: str,
+        prefix: str,
+        properties: StoreProperties,
+    ) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._properties = properties
+        self._threads = ThreadPoolExecutor(properties.concurrency + 2, thread_name_prefix="s3")
+
+    @property
+    def name(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    @property
+    def properties(self) -> StoreProperties:
+        return self._properties
+
+    def learn(self, properties: StoreProperties) -> None:
+        """Takes on what a probe found out; before the store is shared."""
+        self._properties = properties
+
+    async def _run(self, action: str, key: str, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._translated, action, key, work)
+
+    def _translated(self, action: str, key: str, work: Callable[[], T]) -> T:
+        with self._errors(action, key):
+            return work()
+
+    @contextlib.contextmanager
+    def _errors(self, action: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ContentError:
+            raise
+        except sdk.ClientError as error:
+            raise self._from_response(f"{action} {key}", key, error) from error
+        except (
+            sdk.NoCredentialsError,
+            sdk.PartialCredentialsError,
+            sdk.CredentialRetrievalError,
+            sdk.TokenRetrievalError,
+        ) as error:
+            raise StoreDenied(self.name, f"{action} {key}", str(error)) from error
+        except (
+            sdk.HTTPClientError,
+            sdk.IncompleteReadError,
+            sdk.ResponseStreamingError,
+            sdk.FlexibleChecksumError,
+            OSError,
+        ) as error:
+            raise StoreUnavailable(self.name, f"{action} {key}", _first_line(error)) from error
+        except (sdk.BotoCoreError, ValueError) as error:
+            raise StoreRefused(self.name, f"{action} {key}", _first_line(error)) from error
+
+    def _from_response(self, what: str, key: str, error: sdk.ClientError) -> ContentError:
+        response: Any = error.response
+        code = str(response.get("Error", {}).get("Code", ""))
+        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        detail = f"{code} {response.get('Error', {}).get('Message', '')}".strip()[:300]
+        if code == "NoSuchUpload":
+            return UploadGone(key)
+        if code == "NoSuchBucket":
+            return StoreRefused(self.name, what, f"there is no bucket {self._bucket}")
+        if code in {"NoSuchKey", "NotFound", "404"}:
+            return ObjectNotFound(key, self.name)
+        if code in {"PreconditionFailed", "ConditionalRequestConflict"} or status in {409, 412}:
+            return PreconditionFailed(key)
+        if code in _DENIED or status in {401, 403}:
+            return StoreDenied(self.name, what, detail)
+        if code in _TRANSIENT or status in {408, 429} or status >= 500 or status == 200:
+            headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            after = headers.get("retry-after", "")
+            return StoreUnavailable(self.name, what, detail, float(after) if after.isdigit() else None)
+        return StoreRefused(self.name, what, detail)
+
+    def _at(self, key: str) -> dict[str, Any]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    async def stat(self, key: str) -> ObjectInfo:
+        def work() -> ObjectInfo:
+            head = self._client.head_object(**self._at(key), ChecksumMode="ENABLED")
+            return _info(key, head, head["ContentLength"])
+
+        return await self._run("stat", key, work)
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, key: str, span: Span | None = None, *, if_match: str | None = None
+    ) -> AsyncIterator[ObjectReader]:
+        asked: dict[str, Any] = self._at(key)
+        if span is not None:
+            asked["Range"] = f"bytes={span.start}-{span.start + span.length - 1}"
+        if if_match is not None:
+            asked["IfMatch"] = if_match
+        answer = await self._run("read", key, lambda: self._client.get_object(**asked))
+        size = int(answer.get("ContentRange", "").rpartition("/")[2] or answer["ContentLength"])
+        expected = span.length if span is not None else size
+        try:
+            if answer["ContentLength"] != expected:
+                detail = f"it answered {answer['ContentLength']} bytes instead of {expected}"
+                raise StoreUnavailable(self.name, f"read {key}", detail)
+            yield _BodyReader(self, _info(key, answer, size), answer["Body"], expected)
+        finally:
+            answer["Body"].close()
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        token: str | None = None
+        while True:
+            asked = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+            if token:
+                asked["ContinuationToken"] = token
+            page = await self._run("list", prefix, lambda asked=asked: self._client.list_objects_v2(**asked))  # type: ignore[misc]
+            for row in page.get("Contents", []):
+                key = row["Key"][len(self._prefix) :]
+                yield ObjectInfo(key, row["Size"], row["ETag"], row["LastModified"].timestamp())
+            token = page.get("NextContinuationToken")
+            if not token:
+                return
+
+    async def put(
+        self, key: str, data: bytes, *, if_match: str | None = None, if_absent: bool = False
+    ) -> ObjectInfo:
+        asked = self._at(key)
+        if if_match is not None:
+            asked["IfMatch"] = if_match
+        if if_absent:
+            asked["IfNoneMatch"] = "*"
+
+        def work() -> ObjectInfo:
+            checksum = _encode_crc32(zlib.crc32(data))
+            answer = self._client.put_object(**asked, Body=data, ChecksumCRC32=checksum)
+            return ObjectInfo(key, len(data), answer["ETag"], 0.0)
+
+        return await self._run("write", key, work)
+
+    async def delete(self, key: str) -> None:
+        with contextlib.suppress(ObjectNotFound):
+            await self._run("delete", key, lambda: self._client.delete_object(**self._at(key)))
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    async def create_upload(self, key: str) -> Upload:
+        asked = self._at(key)
+        if self._properties.checks_crc32:
+            asked |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
+        answer = await self._run("begin", key, lambda: self._client.create_multipart_upload(**asked))
+        return Upload(key, answer["UploadId"])
+
+    async def put_part(self, upload: Upload, ref: PartRef, data: bytes | bytearray) -> UploadedPart:
+        asked = self._at(upload.key) | {"UploadId": upload.upload_id, "PartNumber": ref.number}
+
+        def work() -> UploadedPart:
+            checksum = _encode_crc32(ref.crc32)
+            body = cast("bytes", data)  # a bytearray is sent as well, and needs no copy
+            answer = self._client.upload_part(**asked, Body=body, ChecksumCRC32=checksum)
+            return UploadedPart(ref, answer["ETag"])
+
+        return await self._run(f"write part {ref.number} of", upload.key, work)
+
+    async def copy_part(self, upload: Upload, ref: PartRef, source: ObjectInfo, start: int) -> UploadedPart:
+        asked = self._at(upload.key) | {
+            "UploadId": upload.upload_id,
+            "PartNumber": ref.number,
+            "CopySource": self._at(source.key),
+            "CopySourceRange": f"bytes={start}-{start + ref.size_bytes - 1}",
+            "CopySourceIfMatch": source.etag,
+        }
+
+        def work() -> UploadedPart:
+            result = self._client.upload_part_copy(**asked).get("CopyPartResult", {})
+            if not result.get("ETag"):
+                raise StoreRefused(self.name, f"copy into {upload.key}", "it answered without a copy")
+            if (copied := result.get("ChecksumCRC32")) and copied != _encode_crc32(ref.crc32):
+                raise StoreRefused(
+                    self.name, f"copy from {source.key}", "the bytes there are not those we wrote"
+                )
+            return UploadedPart(ref, result["ETag"])
+
+        return await self._run(f"copy part {ref.number} of", upload.key, work)
+
+    async def list_parts(self, upload: Upload) -> dict[int, UploadedPart]:
+        def work() -> dict[int, UploadedPart]:
+            found: dict[int, UploadedPart] = {}
+            pages = self._client.get_paginator("list_parts").paginate(
+                **self._at(upload.key), UploadId=upload.upload_id
+            )
+            for page in pages:
+                for row in page.get("Parts", []):
+                    crc32 = _decode_crc32(row.get("ChecksumCRC32")) or 0
+                    ref = PartRef(row["PartNumber"], 0, row["Size"], crc32)
+                    found[ref.number] = UploadedPart(ref, row["ETag"])
+            return found
+
+        return await self._run("list the parts of", upload.key, work)
+
+    async def complete_upload(self, upload: Upload, parts: Sequence[UploadedPart], crc32: int) -> ObjectInfo:
+        checked = self._properties.checks_crc32
+        rows: list[dict[str, Any]] = [
+            {"PartNumber": part.ref.number, "ETag": part.etag}
+            | ({"ChecksumCRC32": _encode_crc32(part.ref.crc32)} if checked else {})
+            for part in parts
+        ]
+        asked = self._at(upload.key) | {"UploadId": upload.upload_id, "MultipartUpload": {"Parts": rows}}
+        if checked:
+            asked |= {"ChecksumCRC32": _encode_crc32(crc32), "ChecksumType": "FULL_OBJECT"}
+        size = sum(part.ref.size_bytes for part in parts)
+
+        def work() -> ObjectInfo:
+            answer = self._client.complete_multipart_upload(**asked)
+            return ObjectInfo(upload.key, size, answer["ETag"], 0.0)
+
+        return await self._run("complete", upload.key, work)
+
+    async def abort_upload(self, upload: Upload) -> None:
+        asked = self._at(upload.key) | {"UploadId": upload.upload_id}
+        with contextlib.suppress(UploadGone, ObjectNotFound):
+            await self._run("abort", upload.key, lambda: self._client.abort_multipart_upload(**asked))
+
+    async def list_uploads(self, prefix: str) -> AsyncIterator[Upload]:
+        def work() -> list[Upload]:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            return [
+                Upload(row["Key"][len(self._prefix) :], row["UploadId"], row["Initiated"].timestamp())
+                for page in pages
+                for row in page.get("Uploads", [])
+            ]
+
+        for upload in await self._run("list the uploads of", prefix, work):
+            yield upload
+
+    async def read_piece(self, key: str, body: Any) -> bytes:
+        """The next few MiB of a body that `open` gave."""
+        data: bytes = await self._run("read", key, lambda: body.read(_READ_BYTES))
+        return data
+
+
+class _BodyReader:
+    def __init__(self, store: S3ObjectStore, info: ObjectInfo, body: Any, expected_bytes: int) -> None:
+        self._store = store
+        self._info = info
+        self._body = body
+        self._expected_bytes = expected_bytes
+
+    @property
+    def info(self) -> ObjectInfo:
+        return self._info
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._expected_bytes
+        while left:
+            data = await self._store.read_piece(self._info.key, self._body)
+            if not data:
+                raise StoreUnavailable(
+                    self._store.name, f"read {self._info.key}", f"{left} bytes are missing"
+                )
+            left -= len(data)
+            yield data
+
+
+def _info(key: str, answer: Any, size_bytes: int) -> ObjectInfo:
+    whole = answer.get("ChecksumType") == "FULL_OBJECT"
+    crc32 = _decode_crc32(answer.get("ChecksumCRC32")) if whole else None
+    return ObjectInfo(key, size_bytes, answer["ETag"], answer["LastModified"].timestamp(), crc32)
+
+
+def _encode_crc32(value: int) -> str:
+    return base64.b64encode(value.to_bytes(4, "big")).decode()
+
+
+def _decode_crc32(text: str | None) -> int | None:
+    if not text or "-" in text:  # a checksum of checksums says nothing about the whole
+        return None
+    return int.from_bytes(base64.b64decode(text), "big")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:300]
+
+
+def _conforms(store: S3ObjectStore) -> MultipartStore:
+    return store

@@ -1,0 +1,180 @@
+"""A snapshot, or a part of one, to a new directory.
+
+1. The index says what there is: quota, free space and the paths asked for are checked before any byte moves.
+2. The tar is fetched in windows of whole members by several ranged reads at once, and each member is checked
+   against its CRC-32 before it is written; what was damaged on the way is fetched once more.
+3. Everything goes into a directory beside the target that is marked as unfinished; only when all is there,
+   with owners, modes, attributes and times, is the mark removed and the directory swapped in.
+"""
+
+import asyncio
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from content import transfer
+from content.archive.extract import Limits, TreeWriter, safe_path
+from content.archive.id_map import IdMap
+from content.archive.index import Entry, IndexReader
+from content.archive.reader import BufferSource, TarReader
+from content.archive.tar_format import DIRECTORY, Member
+from content.archive.walk import LeftOut
+from content.catalog import Catalog
+from content.errors import ArchiveCorrupt, LocalDiskError, MalformedArchive
+from content.keys import Workspace
+from content.objects.base import ObjectSource, ObjectStore
+from content.progress import Progress
+from content.selection import Selection, Window, choose
+from content.snapshot import Snapshot
+from content.staging import Staging
+from content.streams import SpanStream
+from servicekit.clock import Clock, SystemClock
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """``snapshot_id`` None means the latest; ``only`` names paths, each with all below it, none all."""
+
+    target: Path
+    workspace: Workspace
+    snapshot_id: str | None = None
+    only: Sequence[str] = ()
+    replace: bool = False
+    ids: IdMap | None = None
+    sync: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """``bytes`` were fetched; ``left_out`` could not be restored here."""
+
+    snapshot: Snapshot
+    entries: int
+    bytes: int
+    left_out: Sequence[LeftOut]
+    duration_s: float
+
+
+async def restore(
+    request: RestoreRequest,
+    store: ObjectStore,
+    *,
+    progress: Progress | None = None,
+    clock: Clock = SystemClock(),
+) -> RestoreResult:
+    """Returns when the target is there, whole.
+
+    Raises SnapshotNotFound, WorkspaceEmpty, PathNotInSnapshot, TargetNotEmpty, ArchiveCorrupt, ObjectCorrupt,
+    LocalDiskError, and what the store raises; the target is then as it was.
+    """
+    started_s = clock.monotonic()
+    snapshot = await Catalog(store, request.workspace).snapshot(request.snapshot_id)
+    selection = await select(store, snapshot, request.only)
+    progress = progress or Progress()
+    progress.phase, progress.total_bytes = "receiving", selection.tar_bytes
+    progress.total_entries = selection.entries
+    async with Staging(request.target, replace=request.replace, sync=request.sync) as staging:
+        limits = Limits.of_free_space(staging.descriptor, devices=os.geteuid() == 0)
+        if selection.content_bytes > limits.bytes:
+            reason = f"needs {selection.content_bytes} bytes, {limits.bytes} are free"
+            raise LocalDiskError(str(request.target), reason)
+        tree = TreeWriter(staging.descriptor, limits, where=str(request.target), ids=request.ids)
+        try:
+            for entry in selection.above:
+                tree.add(_directory(entry, request.ids), ())
+            await _extract(store, snapshot, selection, tree, progress)
+            await asyncio.to_thread(tree.finish)
+        finally:
+            tree.close()
+        await staging.commit()
+    return RestoreResult(snapshot, tree.entries, progress.bytes, tree.left_out, clock.monotonic() - started_s)
+
+
+def _directory(entry: Entry, ids: IdMap | None) -> Member:
+    uid, gid = (entry.uid, entry.gid) if ids is None else ids.to_archive(entry.path, entry.uid, entry.gid)
+    return Member(os.fsencode(entry.path), DIRECTORY, entry.mode, uid, gid, 0, entry.mtime_ns)
+
+
+async def select(store: ObjectSource, snapshot: Snapshot, only: Sequence[str]) -> Selection:
+    """What of ``snapshot`` is wanted, and where in the tar it lies."""
+    wanted = [os.fsdecode(safe_path(os.fsencode(path))) for path in only]
+    with tempfile.TemporaryFile(prefix="lapstrake-index-") as file:
+        await transfer.get_file(
+            store, snapshot.index_key, file, size_bytes=snapshot.index_bytes, sha256=snapshot.index_sha256
+        )
+        return await asyncio.to_thread(lambda: choose(IndexReader(file), wanted, snapshot.id))
+
+
+async def _extract(
+    store: ObjectSource, snapshot: Snapshot, selection: Selection, tree: TreeWriter, progress: Progress
+) -> None:
+    windows = iter(selection.windows)
+
+    async def worker() -> None:
+        for window in windows:  # shared: each takes the next one
+            await _restore_window(store, snapshot, window, tree)
+            progress.bytes += window.span.length
+            progress.entries = tree.entries
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(store.properties.concurrency):
+            group.create_task(worker())
+
+
+async def _restore_window(store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter) -> None:
+    if window.is_streamed:
+        await _restore_large(store, snapshot, window, tree)
+        return
+    data = await transfer.get_span(store, snapshot.tar_key, window.span)
+    try:
+        await asyncio.to_thread(_write_window, data, window, tree, snapshot.tar_key)
+    except ArchiveCorrupt:
+        data = await transfer.get_span(store, snapshot.tar_key, window.span)
+        await asyncio.to_thread(_write_window, data, window, tree, snapshot.tar_key)
+
+
+def _write_window(data: bytes, window: Window, tree: TreeWriter, where: str) -> None:
+    """Checks all of the window before any of it is written."""
+    view = memoryview(data)
+    spans = list(_members(view, window))
+    for number, span in enumerate(spans):
+        if zlib.crc32(span) != window.crc32[number]:
+            raise ArchiveCorrupt(_name(span, where), where)
+    for span in spans:
+        reader = TarReader(BufferSource(span), where)
+        member = reader.next()
+        if member is not None:
+            tree.add(member, reader.chunks())
+
+
+def _members(view: memoryview, window: Window) -> Iterator[memoryview]:
+    for offset, length in zip(window.offsets, window.lengths, strict=True):
+        at = offset - window.span.start
+        yield view[at : at + length]
+
+
+def _name(span: memoryview, where: str) -> str:
+    try:
+        member = TarReader(BufferSource(span), where).next()
+    except MalformedArchive:
+        return "a member"
+    return os.fsdecode(member.path) if member is not None else "a member"
+
+
+async def _restore_large(store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter) -> None:
+    async with SpanStream(store, snapshot.tar_key, window.span) as stream:
+
+        def work() -> None:
+            reader = TarReader(stream, snapshot.tar_key)
+            member = reader.next()
+            if member is not None:
+                tree.add(member, reader.chunks())
+                reader.skip()
+            if stream.crc32 != window.crc32[0]:
+                shown = os.fsdecode(member.path) if member is not None else "a member"
+                raise ArchiveCorrupt(shown, snapshot.tar_key)
+
+        await stream.consume(work)

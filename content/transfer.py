@@ -1,0 +1,118 @@
+"""Moves whole files and spans between here and the store, and settles answers that got lost."""
+
+import asyncio
+import hashlib
+import zlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import IO
+
+from content.archive import crc32 as crc
+from content.errors import (
+    ObjectCorrupt,
+    ObjectNotFound,
+    StoreUnavailable,
+    UploadGone,
+)
+from content.objects.base import (
+    MultipartStore,
+    ObjectInfo,
+    ObjectSource,
+    PartRef,
+    Span,
+    UploadedPart,
+    read_all,
+)
+from content.upload import PartUploader
+from servicekit.backoff import Backoff, retry
+
+_PART_BYTES = 8 << 20
+_BACKOFF = Backoff(attempts=5, first_s=0.2, cap_s=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that is now an object."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+async def complete(store: MultipartStore, parts: PartUploader) -> tuple[ObjectInfo, int]:
+    """(the object, its CRC-32). An answer that got lost is settled by looking at what is there."""
+
+    async def attempt() -> tuple[ObjectInfo, int]:
+        try:
+            return await parts.complete()
+        except (StoreUnavailable, UploadGone) as error:
+            ours = parts.expected()
+            try:
+                there = await store.stat(ours.key)
+            except ObjectNotFound:
+                raise error from None
+            if there.size_bytes != ours.size_bytes:
+                raise ObjectCorrupt(ours.key, "an upload that was not ours completed it") from error
+            return there, ours.crc32 or 0
+
+    return await retry(attempt, backoff=_BACKOFF)
+
+
+async def put_file(store: MultipartStore, key: str, file: IO[bytes]) -> StoredFile:
+    """The rest of ``file`` as an object, in bounded memory."""
+    digest = hashlib.sha256()
+    first = await asyncio.to_thread(file.read, _PART_BYTES)
+    if len(first) < _PART_BYTES:
+        digest.update(first)
+        await store.put(key, first)
+        return StoredFile(key, len(first), digest.hexdigest())
+    upload = await store.create_upload(key)
+    try:
+        parts: list[UploadedPart] = []
+        size, whole, data = 0, 0, first
+        while data:
+            digest.update(data)
+            value = zlib.crc32(data)
+            ref = PartRef(len(parts) + 1, size, len(data), value)
+            parts.append(await store.put_part(upload, ref, data))
+            size, whole = size + len(data), crc.combine(whole, value, len(data))
+            data = await asyncio.to_thread(file.read, _PART_BYTES)
+        await store.complete_upload(upload, parts, whole)
+    except BaseException:
+        await asyncio.shield(store.abort_upload(upload))
+        raise
+    return StoredFile(key, size, digest.hexdigest())
+
+
+async def get_file(store: ObjectSource, key: str, file: IO[bytes], *, size_bytes: int, sha256: str) -> None:
+    """The object into ``file``, which is left at its start. Raises ObjectCorrupt."""
+
+    async def attempt() -> None:
+        file.seek(0)
+        file.truncate()
+        digest, size = hashlib.sha256(), 0
+        async with store.open(key) as reader:
+            if reader.info.size_bytes != size_bytes:
+                raise ObjectCorrupt(key, f"it has {reader.info.size_bytes} bytes, not {size_bytes}")
+            async for piece in reader:
+                digest.update(piece)
+                size += len(piece)
+                await asyncio.to_thread(file.write, piece)
+        if size != size_bytes or digest.hexdigest() != sha256:
+            raise ObjectCorrupt(key, "its checksum does not match")
+
+    await _again_if_corrupt(attempt)
+    file.seek(0)
+
+
+async def _again_if_corrupt(attempt: Callable[[], Awaitable[None]]) -> None:
+    """What came wrong once may have been damaged on the way; twice is the store's answer."""
+    try:
+        await retry(attempt, backoff=_BACKOFF)
+    except ObjectCorrupt:
+        await retry(attempt, backoff=_BACKOFF)
+
+
+async def get_span(store: ObjectSource, key: str, span: Span) -> bytes:
+    """A bounded span, read again as a whole when it breaks off."""
+    return await retry(lambda: read_all(store, key, span), backoff=_BACKOFF)

@@ -1,0 +1,141 @@
+"""Parts from a thread that fills them to a store, a bounded number at a time."""
+
+import asyncio
+import contextlib
+import zlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+from content.archive import crc32
+from content.archive.parts import Part
+from content.objects.base import MultipartStore, ObjectInfo, PartRef, Upload, UploadedPart
+
+T = TypeVar("T")
+
+
+class UploadStopped(Exception):
+    """The upload has failed or was cancelled; the reason is with whoever runs it."""
+
+
+class PartUploader:
+    """Sends parts of one upload. `emit` and `lend` are for one filling thread, all else for the event loop.
+
+    Holds at most ``concurrency`` parts under way; their buffers are lent again when they are sent.
+    """
+
+    def __init__(
+        self,
+        store: MultipartStore,
+        upload: Upload,
+        *,
+        concurrency: int,
+        on_part: Callable[[UploadedPart], None] = lambda _: None,
+    ) -> None:
+        self._store = store
+        self._upload = upload
+        self._loop = asyncio.get_running_loop()
+        self._slots = asyncio.Semaphore(concurrency)
+        self._on_part = on_part
+        self._spare: list[bytearray] = []
+        self._stopped = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._error: BaseException | None = None
+        self.parts: dict[int, UploadedPart] = {}
+        self.sent_bytes = 0
+
+    def lend(self, size_bytes: int) -> bytearray:
+        """A buffer of exactly ``size_bytes``."""
+        while self._spare:
+            buffer = self._spare.pop()
+            if len(buffer) == size_bytes:
+                return buffer
+        return bytearray(size_bytes)
+
+    def emit(self, part: Part) -> None:
+        """Blocks until there is room. Raises UploadStopped."""
+        asyncio.run_coroutine_threadsafe(self._accept(part), self._loop).result()
+
+    async def _accept(self, part: Part) -> None:
+        await self._slots.acquire()
+        if self._stopped:
+            self._slots.release()
+            raise UploadStopped
+        self.start(self._send(part))
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs ``work`` as part of this upload; its failure fails the upload."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = self._error or error
+            self._stop()
+
+    async def _send(self, part: Part) -> None:
+        try:
+            whole = len(part.data) == part.size_bytes
+            data = part.data if whole else bytes(memoryview(part.data)[: part.size_bytes])
+            value = await asyncio.to_thread(zlib.crc32, data)
+            ref = PartRef(part.number, part.offset, part.size_bytes, value)
+            self.add(await self._store.put_part(self._upload, ref, data))
+            self.sent_bytes += part.size_bytes
+            self._spare.append(part.data)
+        finally:
+            self._slots.release()
+
+    def add(self, part: UploadedPart) -> None:
+        """Notes a part that is there."""
+        self.parts[part.ref.number] = part
+        self._on_part(part)
+
+    def _stop(self) -> None:
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """All parts are there when the block ends; the first failure ends it."""
+        try:
+            yield
+            while self._tasks and self._error is None:
+                await asyncio.wait(self._tasks)
+        except UploadStopped:
+            pass
+        finally:
+            self._stop()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        if self._error is not None:
+            raise self._error
+
+    async def fill(self, work: Callable[[], T]) -> T:
+        """Runs the filling thread to its end, also when this is cancelled."""
+        filling = self._loop.run_in_executor(None, work)
+        try:
+            return await asyncio.shield(filling)
+        except asyncio.CancelledError:
+            self._stop()
+            await asyncio.wait([filling])
+            if not filling.cancelled():
+                filling.exception()
+            raise
+
+    def expected(self) -> ObjectInfo:
+        """What the object will be: its size, and its CRC-32 folded from those of the parts."""
+        whole, size = 0, 0
+        for part in self._ordered():
+            whole = crc32.combine(whole, part.ref.crc32, part.ref.size_bytes)
+            size += part.ref.size_bytes
+        return ObjectInfo(self._upload.key, size, "", 0.0, whole)
+
+    def _ordered(self) -> list[UploadedPart]:
+        return [self.parts[number] for number in sorted(self.parts)]
+
+    async def complete(self) -> tuple[ObjectInfo, int]:
+        """(the object, the CRC-32 of the whole)."""
+        whole = self.expected().crc32 or 0
+        return await self._store.complete_upload(self._upload, self._ordered(), whole), whole
