@@ -48,6 +48,17 @@ BY_ERROR = {
     "SourceUnavailable": UNAVAILABLE,
     "ListenFailed": UNAVAILABLE,
     "StoreError": DISK,
+    "ObjectStoreError": UNAVAILABLE,
+    "ConflictError": CONFLICT,
+    "LocalDiskError": DISK,
+    "ProjectInvalid": INVALID,
+    "UnknownName": NOT_FOUND,
+    "ChunkMissing": NOT_FOUND,
+    "InvalidLayer": CORRUPT,
+    "EngineUnavailable": UNAVAILABLE,
+    "BuildFailed": BUILD_FAILED,
+    "TestsFailed": TEST_FAILED,
+    "WorkspaceError": DISK,
 }
 """Class names, so that no package is imported to tell what an error means."""
 
