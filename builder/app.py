@@ -1,0 +1,107 @@
+"""The composition root of the builder: from names and settings to objects that work together."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.build import BuildOptions, ProjectBuilder, Reporter
+from builder.chunk_store import ChunkStore
+from builder.chunk_tests import PassedTests, TestRunner
+from builder.engine import BuildEngine, BuildRequest, BuiltImage, LogLine
+from builder.engines import buildah
+from builder.errors import EngineUnavailable
+from builder.fingerprint import Inputs, project_inputs
+from builder.images import ImageMaker
+from builder.project import Project
+from builder.project_files import load_project
+from builder.sandbox import Sandbox
+from builder.settings import BuilderSettings
+from builder.state import StateDirectory
+from builder.unpack import UnpackedLayers
+from ocikit.opening import repositories
+from ocikit.reference import RepositoryName
+from ocikit.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """A loaded project and the repository it goes to; hands out the workers over them."""
+
+    project: Project
+    inputs: Mapping[str, Inputs]
+    store: ChunkStore
+    state: StateDirectory
+    settings: BuilderSettings
+    reporter: Reporter
+
+    def builder(self, engine: BuildEngine, options: BuildOptions) -> ProjectBuilder:
+        return ProjectBuilder(
+            self.project, self.inputs, self.store, engine, self.state, options, self.reporter
+        )
+
+    def image_maker(self, *, with_tests: bool) -> ImageMaker:
+        runner = None
+        if with_tests:
+            runner = TestRunner(
+                Sandbox(UnpackedLayers(self.state.unpacked)),
+                PassedTests(self.state.test_results),
+                jobs=self.settings.jobs,
+                timeout_s=self.settings.test_timeout,
+            )
+        return ImageMaker(
+            self.project, self.inputs, self.store, runner, self.reporter.say, jobs=self.settings.jobs
+        )
+
+
+@contextlib.asynccontextmanager
+async def workbench(
+    root: Path,
+    to: RepositoryName,
+    settings: BuilderSettings,
+    reporter: Reporter,
+    *,
+    reuse_from: RepositoryName | None = None,
+) -> AsyncIterator[Workbench]:
+    """For as long as the block lasts. Raises ProjectInvalid and WorkspaceError."""
+    project = await asyncio.to_thread(load_project, root)
+    for warning in project.warnings:
+        reporter.say(f"warning: {warning}")
+    inputs = await asyncio.to_thread(project_inputs, project)
+    state = StateDirectory(settings.state_dir)
+    await asyncio.to_thread(state.prepare)
+    async with repositories() as opener:
+        elsewhere: Repository | None = opener.open(reuse_from) if reuse_from is not None else None
+        store = ChunkStore(opener.open(to, create=True), elsewhere)
+        yield Workbench(project, inputs, store, state, settings, reporter)
+
+
+class LazyEngine:
+    """Starts the engine it stands for at the first build: who finds everything built needs none."""
+
+    def __init__(self, name: str, state: StateDirectory) -> None:
+        self.name = name
+        self._state = state
+        self._starting = asyncio.Lock()
+        self._engine: BuildEngine | None = None
+
+    async def build(self, request: BuildRequest, on_log: LogLine) -> BuiltImage:
+        async with self._starting:
+            if self._engine is None:
+                self._engine = await _start(self.name, self._state)
+        return await self._engine.build(request, on_log)
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+
+
+async def _start(name: str, state: StateDirectory) -> BuildEngine:
+    if name == "buildkit":
+        raise EngineUnavailable("buildkit", "not available")
+    return await buildah.BuildahEngine.start(state.engines / "buildah")
+
+
+def _conforms(engine: LazyEngine) -> BuildEngine:
+    return engine

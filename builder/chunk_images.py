@@ -1,0 +1,93 @@
+"""How chunks and bases are kept in a repository.
+
+A chunk is an image of its own layers only, under ``<name>--<hash>--chunked``; it says which base image it
+was built on, by digest, and its config carries the inputs of its hash. No name of a registry or repository
+is in any of it: the same sources give the same bytes wherever they are pushed.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from builder.fingerprint import Inputs
+from builder.project import Chunk
+from ocikit import media_types
+from ocikit.compose import Addition, Layer, paired_layers
+from ocikit.descriptor import Descriptor
+from ocikit.digest import Digest
+from ocikit.image_config import ImageConfig
+from ocikit.manifest import Manifest
+from ocikit.repository import Image
+
+CHUNK_NAME = "dev.lapstrake.chunk.name"
+CHUNK_VARIANT = "dev.lapstrake.chunk.variant"
+INPUT_HASH = "dev.lapstrake.chunk.input-hash"
+UNCOMPRESSED_BYTES = "dev.lapstrake.layer.uncompressed-bytes"
+BASE_NAME = "org.opencontainers.image.base.name"
+BASE_DIGEST = "org.opencontainers.image.base.digest"
+_INPUTS = "dev.lapstrake.inputs"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk out of a repository. Its config's execution part still holds what the base gave it."""
+
+    name: str
+    image: Image
+
+    @property
+    def base_digest(self) -> str:
+        return self.image.manifest.annotations.get(BASE_DIGEST, "")
+
+    @property
+    def base_name(self) -> str:
+        return self.image.manifest.annotations.get(BASE_NAME, "")
+
+    @property
+    def inputs(self) -> Inputs | None:
+        return inputs_of(self.image.config)
+
+    @property
+    def addition(self) -> Addition:
+        config = self.image.config
+        return Addition(tuple(paired_layers(self.image.manifest, config)), config.history, config.created)
+
+
+def inputs_of(config: ImageConfig) -> Inputs | None:
+    """None when the config carries none that can be read."""
+    try:
+        return Inputs.parse(config.extra.get(_INPUTS))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def without_inputs(config: ImageConfig) -> ImageConfig:
+    """For images that people run: how they were made is in their annotations."""
+    return dataclasses.replace(
+        config, extra={key: value for key, value in config.extra.items() if key != _INPUTS}
+    )
+
+
+def layer_annotations(chunk: Chunk, inputs: Inputs) -> Mapping[str, str]:
+    """What a layer's descriptor says of its origin, there and in every combined manifest."""
+    variant = {CHUNK_VARIANT: chunk.variant} if chunk.variant else {}
+    return {CHUNK_NAME: chunk.directory_name, **variant, INPUT_HASH: inputs.hash}
+
+
+def chunk_documents(
+    config: ImageConfig, layers: Sequence[Layer], inputs: Inputs, annotations: Mapping[str, str]
+) -> tuple[bytes, bytes]:
+    """Config and manifest bytes of an image that is to be stored."""
+    stored = dataclasses.replace(
+        config,
+        diff_ids=tuple(layer.diff_id for layer in layers),
+        extra={**config.extra, _INPUTS: json.loads(json.dumps(inputs.dump()))},
+    )
+    config_bytes = stored.dump()
+    manifest = Manifest(
+        Descriptor(media_types.OCI_CONFIG, Digest.of(config_bytes), len(config_bytes)),
+        tuple(layer.descriptor for layer in layers),
+        annotations={INPUT_HASH: inputs.hash, **annotations},
+    )
+    return config_bytes, manifest.dump()

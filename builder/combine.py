@@ -1,0 +1,94 @@
+"""base + chunks -> one image, by manifest and config only; pure.
+
+The merge rule: what a chunk says is what differs from its base. Environment by the project's actions; labels,
+volumes and exposed ports united, of a label that several set the last counts; USER, WORKDIR, STOPSIGNAL,
+HEALTHCHECK and SHELL from the last chunk that changed them; ENTRYPOINT and CMD likewise, as a pair.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from builder.chunk_images import BASE_DIGEST, BASE_NAME, StoredChunk, without_inputs
+from builder.env_merge import merge_env
+from builder.project import EnvAction
+from ocikit.compose import Addition, ComposedImage, compose
+from ocikit.errors import NotBuiltFromBase
+from ocikit.image_config import ImageConfig
+from ocikit.repository import Image
+
+_UNITED = ("Labels", "Volumes", "ExposedPorts")
+_LAST_CHANGE = (
+    ("User",),
+    ("WorkingDir",),
+    ("StopSignal",),
+    ("Healthcheck",),
+    ("Shell",),
+    ("Entrypoint", "Cmd"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """``notes`` are lines for people: what several chunks set, and who won."""
+
+    image: ComposedImage
+    notes: tuple[str, ...]
+
+
+def combine(
+    base: Image,
+    base_name: str,
+    chunks: Sequence[StoredChunk],
+    actions: Mapping[str, EnvAction],
+    on_top: Sequence[Addition] = (),
+) -> Combined:
+    """Stacks ``chunks`` on ``base`` in the order given, then ``on_top``.
+
+    Raises NotBuiltFromBase for a chunk of another base, InvalidManifest for too many layers.
+    """
+    for chunk in chunks:
+        if chunk.base_digest != base.descriptor.digest:
+            other = f"its base is {chunk.base_digest or 'unknown'}, not {base.descriptor.digest}"
+            raise NotBuiltFromBase(f"chunk {chunk.name}", base_name, other)
+    execution, notes = merge_execution(base.config, chunks)
+    env = merge_env(base.config.env, [chunk.image.config.env for chunk in chunks], actions)
+
+    def edit(config: ImageConfig) -> ImageConfig:
+        edited = without_inputs(config).with_execution(execution)
+        return edited.with_env(env) if env else edited
+
+    annotations = {BASE_NAME: base_name, BASE_DIGEST: str(base.descriptor.digest)}
+    additions = [*(chunk.addition for chunk in chunks), *on_top]
+    return Combined(compose(base.manifest, base.config, additions, [edit], annotations), tuple(notes))
+
+
+def merge_execution(
+    base: ImageConfig, chunks: Sequence[StoredChunk]
+) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """The fields of the inner config that differ from the base's, without Env; and who overruled whom."""
+    changes: dict[str, Any] = {}
+    notes: list[str] = []
+    for field in _UNITED:
+        united = dict(base.execution.get(field) or {})
+        for chunk in chunks:
+            own = chunk.image.config.execution.get(field) or {}
+            inherited = base.execution.get(field) or {}
+            united |= {key: value for key, value in own.items() if inherited.get(key, _ABSENT) != value}
+        if united:
+            changes[field] = united
+    for fields in _LAST_CHANGE:
+        setters = [chunk for chunk in chunks if _values(chunk.image.config, fields) != _values(base, fields)]
+        if setters:
+            changes |= dict(zip(fields, _values(setters[-1].image.config, fields), strict=True))
+        if len({repr(_values(chunk.image.config, fields)) for chunk in setters}) > 1:
+            names = ", ".join(chunk.name for chunk in setters)
+            notes.append(f"{'/'.join(fields)} is set by {names}; the last counts")
+    return changes, notes
+
+
+_ABSENT = object()
+
+
+def _values(config: ImageConfig, fields: Sequence[str]) -> Sequence[Any]:
+    return tuple(config.execution.get(field) or None for field in fields)

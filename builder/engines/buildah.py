@@ -1,0 +1,102 @@
+"""The engine without a daemon: buildah, in storage of its own.
+
+``--isolation chroot`` needs no container runtime and works where namespaces are scarce. ``--layers=false``
+makes each chunk one layer, whatever the number of its instructions: combinations of many chunks stay far
+from the 127 layers that runtimes stack. Images leave by the ``dir:`` transport, which writes uncompressed
+tars: compressing is ours, and once.
+"""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.engine import BuildEngine, BuildRequest, BuiltImage, LogLine
+from builder.errors import BuildFailed, EngineUnavailable
+from builder.processes import run_logged
+from ocikit.errors import OciError
+from ocikit.image_config import ImageConfig
+from ocikit.manifest import Manifest
+
+
+def is_available() -> bool:
+    return shutil.which("buildah") is not None
+
+
+class BuildahEngine:
+    """Keeps pulled bases in ``storage``; ``close`` removes nothing, so that the next run need not pull."""
+
+    name = "buildah"
+
+    def __init__(self, storage: Path, driver: str) -> None:
+        self._global = [
+            "buildah", "--root", str(storage / "root"), "--runroot", str(storage / "run"),
+            "--storage-driver", driver,
+        ]  # fmt: skip
+
+    @classmethod
+    async def start(cls, storage: Path) -> "BuildahEngine":
+        """With overlay storage where the file system allows it, else vfs. Raises EngineUnavailable."""
+        if not is_available():
+            raise EngineUnavailable("buildah", "it is not installed (apt install buildah)")
+        await asyncio.to_thread(storage.mkdir, parents=True, exist_ok=True)
+        for driver in ("overlay", "vfs"):
+            engine = cls(storage / driver, driver)
+            status, tail = await run_logged([*engine._global, "info"], lambda _: None)
+            if status == 0:
+                return engine
+        raise EngineUnavailable("buildah", " / ".join(tail[-2:]) or f"`buildah info` ends with {status}")
+
+    async def build(self, request: BuildRequest, on_log: LogLine) -> BuiltImage:
+        image_file = request.output / "image-id"
+        ignore_file = request.output / "ignore"
+        await asyncio.to_thread(ignore_file.write_text, "\n".join([*request.ignore, ""]))
+        arguments = _build_arguments(request, image_file, ignore_file)
+        status, tail = await run_logged([*self._global, *arguments], on_log)
+        if status != 0:
+            raise BuildFailed(request.name, f"buildah ends with {status}", tail)
+        image_id = (await asyncio.to_thread(image_file.read_text)).strip()
+        try:
+            return await self._export(request, image_id)
+        finally:
+            await run_logged([*self._global, "rmi", "--force", image_id], lambda _: None)
+
+    async def _export(self, request: BuildRequest, image_id: str) -> BuiltImage:
+        directory = request.output / "image"
+        push = ["push", "--quiet", "--disable-compression", "--format", "oci", image_id, f"dir:{directory}"]
+        status, tail = await run_logged([*self._global, *push], lambda _: None)
+        if status != 0:
+            raise BuildFailed(request.name, f"buildah push ends with {status}", tail)
+        try:
+            return await asyncio.to_thread(_read_directory, directory)
+        except (OSError, OciError, json.JSONDecodeError) as error:
+            raise BuildFailed(request.name, f"buildah left an image that cannot be read: {error}") from error
+
+    async def close(self) -> None:
+        return
+
+
+def _build_arguments(request: BuildRequest, image_file: Path, ignore_file: Path) -> Sequence[str]:
+    args = dict(request.args)
+    if request.base is not None:
+        layout, tag = request.base
+        args["base"] = f"oci:{layout}:{tag}"
+    return [
+        "build", "--isolation", "chroot", "--layers=false", "--identity-label=false", "--format", "oci",
+        "--iidfile", str(image_file), "--ignorefile", str(ignore_file), "--file", str(request.dockerfile),
+        *(f"--build-arg={name}={value}" for name, value in sorted(args.items())),
+        *(f"--build-context={name}={path}" for name, path in sorted(request.contexts.items())),
+        *(f"--secret=id={name},src={path}" for name, path in sorted(request.secrets.items())),
+        str(request.context),
+    ]  # fmt: skip
+
+
+def _read_directory(directory: Path) -> BuiltImage:
+    manifest = Manifest.parse((directory / "manifest.json").read_bytes())
+    config = ImageConfig.parse((directory / manifest.config.digest.encoded).read_bytes())
+    return BuiltImage(config, tuple(directory / layer.digest.encoded for layer in manifest.layers))
+
+
+def _conforms(engine: BuildahEngine) -> BuildEngine:
+    return engine

@@ -1,0 +1,300 @@
+"""``lapstrake build`` and ``lapstrake combine``."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.main import run
+from cli.output import Output, table
+from servicekit.units import format_size
+
+if TYPE_CHECKING:
+    from builder.app import Workbench
+    from builder.build import Done
+    from builder.chunk_tests import TestResult
+    from builder.images import MadeImage, Wanted
+    from builder.settings import BuilderSettings
+
+_PROJECT = click.argument(
+    "project", type=click.Path(exists=True, file_okay=False, path_type=Path), default="."
+)
+_TO = click.option(
+    "--to", required=True, metavar="REPO", help="Where images go: registry/repository or oci:DIR."
+)
+_STATE = click.option(
+    "--state-dir", type=click.Path(file_okay=False), help="What is kept between runs."
+)
+_NO_TEST = click.option("--no-test", is_flag=True, help="Leave the tests out.")
+_REUSE_FROM = click.option(
+    "--reuse-from", metavar="REPO", help="Take what REPO has instead of building it; mounted where possible."
+)
+_JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="At a time; default: as many as CPUs.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.command()
+@_PROJECT
+@_TO
+@click.option("--chunk", "chunks", multiple=True, metavar="NAME", help="Only this chunk; may be repeated.")
+@click.option(
+    "--combination", "combinations", multiple=True, metavar="NAME", help="Only this image and its chunks."
+)
+@_JOBS
+@click.option("--engine", type=click.Choice(["auto", "buildah", "buildkit"]), help="What builds Dockerfiles.")
+@_NO_TEST
+@click.option("--force", "force", multiple=True, metavar="NAME", help="Build this chunk (or base) anew.")
+@click.option("--secret", "secrets", multiple=True, metavar="ID=FILE", help="For RUN --mount=type=secret.")
+@_REUSE_FROM
+@click.option(
+    "--source-date-epoch",
+    type=int,
+    envvar="SOURCE_DATE_EPOCH",
+    help="No file in a layer is newer; default 0.",
+)
+@_STATE
+@_JSON
+def build(
+    project: Path,
+    to: str,
+    chunks: tuple[str, ...],
+    combinations: tuple[str, ...],
+    jobs: int | None,
+    engine: str | None,
+    no_test: bool,
+    force: tuple[str, ...],
+    secrets: tuple[str, ...],
+    reuse_from: str | None,
+    source_date_epoch: int | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Build the chunks of PROJECT that REPO lacks, test them, and combine them into images.
+
+    Without --chunk or --combination: everything. With --chunk: only chunks. What REPO has under the hash of
+    its present inputs is never built again; a run that was interrupted is resumed by running it again.
+    """
+    from builder.app import LazyEngine, workbench
+    from builder.build import BuildOptions
+
+    output = Output(as_json=as_json)
+    settings = _settings(jobs=jobs, engine=engine, source_date_epoch=source_date_epoch, state_dir=state_dir)
+
+    async def work() -> Mapping[str, Any]:
+        started_s = time.monotonic()
+        async with workbench(
+            project, _name(to), settings, _reporter(output), reuse_from=_maybe(reuse_from)
+        ) as bench:
+            wanted = _wanted(bench, combinations, everything=not chunks)
+            names = _needed(bench, chunks, combinations, wanted)
+            options = BuildOptions(
+                settings.jobs, settings.source_date_epoch, frozenset(force), _secrets(secrets)
+            )
+            builder = bench.builder(LazyEngine(settings.engine, bench.state), options)
+            base = await builder.base()
+            done = [base, *await builder.chunks(names, base.image)]
+            results, made = await _test_and_make(bench, names, wanted, with_tests=not no_test)
+        _say_built(output, done)
+        return _document(to, done, results, made, time.monotonic() - started_s)
+
+    fields = run(work())
+    output.result(fields, _images_table(fields))
+
+
+@click.command()
+@_PROJECT
+@_TO
+@click.option("--all", "everything", is_flag=True, help="Every combination of the project.")
+@click.option(
+    "--combination", "combinations", multiple=True, metavar="NAME", help="This one; may be repeated."
+)
+@click.option("--chunks", "given", metavar="NAME=c1,c2", help="An image of these chunks, in this order.")
+@_NO_TEST
+@_JOBS
+@_REUSE_FROM
+@_STATE
+@_JSON
+def combine(
+    project: Path,
+    to: str,
+    everything: bool,
+    combinations: tuple[str, ...],
+    given: str | None,
+    no_test: bool,
+    jobs: int | None,
+    reuse_from: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Join chunks that are in REPO into images, by writing manifests and configs only.
+
+    Each image is tested before its name is written. The same chunks give the same bytes.
+    """
+    if sum([everything, bool(combinations), given is not None]) != 1:
+        raise click.UsageError("give one of --all, --combination NAME and --chunks NAME=c1,c2")
+    from builder.app import workbench
+
+    output = Output(as_json=as_json)
+    settings = _settings(jobs=jobs, state_dir=state_dir)
+
+    async def work() -> Mapping[str, Any]:
+        started_s = time.monotonic()
+        async with workbench(
+            project, _name(to), settings, _reporter(output), reuse_from=_maybe(reuse_from)
+        ) as bench:
+            wanted = [_given(bench, given)] if given else _wanted(bench, combinations, everything=everything)
+            names = sorted({name for image in wanted for name in image.chunks})
+            maker = bench.image_maker(with_tests=not no_test)
+            base, stored = await maker.load(names)
+            made = await maker.make(wanted, base, stored)
+        return _document(to, [], [], made, time.monotonic() - started_s)
+
+    fields = run(work())
+    output.result(fields, _images_table(fields))
+
+
+def _settings(**flags: object) -> "BuilderSettings":
+    from builder.settings import BuilderSettings
+    from servicekit.settings import load
+
+    return load(BuilderSettings, "builder", flags=flags)
+
+
+def _name(text: str) -> Any:
+    from ocikit.reference import RepositoryName
+
+    return RepositoryName.parse(text)
+
+
+def _maybe(text: str | None) -> Any:
+    return None if text is None else _name(text)
+
+
+def _reporter(output: Output) -> Any:
+    from builder.build import Reporter
+
+    def log(name: str, line: str) -> None:
+        if not output.as_json:
+            click.echo(f"{name} | {line}", err=True)
+
+    return Reporter(output.say, log)
+
+
+def _secrets(given: Sequence[str]) -> Mapping[str, Path]:
+    secrets: dict[str, Path] = {}
+    for item in given:
+        name, separator, path = item.partition("=")
+        if not separator or not Path(path).is_file():
+            raise click.UsageError(f"--secret {name}=...: write ID=FILE, with a file that exists")
+        secrets[name] = Path(path)
+    return secrets
+
+
+def _wanted(bench: "Workbench", combinations: Sequence[str], *, everything: bool) -> "Sequence[Wanted]":
+    from builder.images import complete_names, wanted_images
+
+    names = combinations or (complete_names(bench.project) if everything else ())
+    return wanted_images(bench.project, names)
+
+
+def _given(bench: "Workbench", text: str) -> "Wanted":
+    from builder.images import Wanted
+    from ocikit.reference import is_tag
+
+    name, separator, chunks = text.partition("=")
+    if not separator or not is_tag(name) or not chunks:
+        raise click.UsageError(f"--chunks {text}: write NAME=c1,c2")
+    return Wanted(name, tuple(bench.project.chunk(chunk.strip()).name for chunk in chunks.split(",")))
+
+
+def _needed(
+    bench: "Workbench", chunks: Sequence[str], combinations: Sequence[str], wanted: "Sequence[Wanted]"
+) -> Sequence[str]:
+    """The chunks to build: those named, and those of the wanted images; all when nothing is named."""
+    if not chunks and not combinations:
+        return list(bench.project.chunks)
+    named = {bench.project.chunk(name).name for name in chunks}
+    return sorted(named | {bench.project.chunk(name).name for image in wanted for name in image.chunks})
+
+
+async def _test_and_make(
+    bench: "Workbench", names: Sequence[str], wanted: "Sequence[Wanted]", *, with_tests: bool
+) -> "tuple[Sequence[TestResult], Sequence[MadeImage]]":
+    maker = bench.image_maker(with_tests=with_tests)
+    image, stored = await maker.load(names)
+    results = await maker.test_chunks(image, stored)
+    return results, await maker.make(wanted, image, stored)
+
+
+def _say_built(output: Output, done: "Sequence[Done]") -> None:
+    rows = [
+        (
+            item.planned.chunk,
+            item.planned.action,
+            item.planned.reason,
+            format_size(item.size_bytes),
+            f"{item.duration_s:.1f} s",
+        )
+        for item in done
+    ]
+    if not output.as_json:
+        output.console.print(table(("chunk", "action", "why", "layers", "time"), rows))
+
+
+def _document(
+    to: str,
+    done: "Sequence[Done]",
+    results: "Sequence[TestResult]",
+    made: "Sequence[MadeImage]",
+    duration_s: float,
+) -> Mapping[str, Any]:
+    everything = [*results, *(result for image in made for result in image.results)]
+    return {
+        "chunks": [
+            {
+                "chunk": item.planned.chunk,
+                "action": item.planned.action,
+                "reason": item.planned.reason,
+                "digest": item.image.descriptor.digest,
+                "bytes": item.size_bytes,
+                "duration_s": round(item.duration_s, 3),
+            }
+            for item in done
+        ],
+        "combinations": [
+            {
+                "name": image.wanted.name,
+                "reference": f"{to}:{image.wanted.name}",
+                "chunks": list(image.wanted.chunks),
+                "digest": image.image.descriptor.digest,
+                "layers": len(image.image.manifest.layers),
+                "bytes": image.size_bytes,
+                "is_new": image.is_new,
+            }
+            for image in made
+        ],
+        "tests": {
+            "run": sum(not result.is_cached and not result.case.test.skip for result in everything),
+            "cached": sum(result.is_cached for result in everything),
+            "skipped": sum(result.case.test.skip for result in everything),
+        },
+        "duration_s": round(duration_s, 3),
+    }
+
+
+def _images_table(fields: Mapping[str, Any]) -> Any:
+    rows = [
+        (
+            item["reference"],
+            item["layers"],
+            format_size(item["bytes"]),
+            item["digest"].short,
+            "new" if item["is_new"] else "unchanged",
+        )
+        for item in fields["combinations"]
+    ]
+    tests = fields["tests"]
+    title = f"tests: {tests['run']} run, {tests['cached']} known to pass, {tests['skipped']} skipped"
+    return table(("image", "layers", "size", "digest", ""), rows, title=f"\n{title}\n")
