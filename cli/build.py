@@ -24,9 +24,7 @@ _PROJECT = click.argument(
 _TO = click.option(
     "--to", required=True, metavar="REPO", help="Where images go: registry/repository or oci:DIR."
 )
-_STATE = click.option(
-    "--state-dir", type=click.Path(file_okay=False), help="What is kept between runs."
-)
+_STATE = click.option("--state-dir", type=click.Path(file_okay=False), help="What is kept between runs.")
 _NO_TEST = click.option("--no-test", is_flag=True, help="Leave the tests out.")
 _REUSE_FROM = click.option(
     "--reuse-from", metavar="REPO", help="Take what REPO has instead of building it; mounted where possible."

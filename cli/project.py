@@ -1,0 +1,168 @@
+"""``lapstrake project``: create, inspect and plan a project of chunks."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.main import run
+from cli.output import Output, table
+
+if TYPE_CHECKING:
+    from builder.fingerprint import Inputs
+    from builder.plan import PlannedAction
+    from builder.project import Project
+
+_PROJECT = click.argument("project", type=click.Path(file_okay=False, path_type=Path), default=".")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def project() -> None:
+    """Create, inspect and plan a project of chunks."""
+
+
+@project.command("init")
+@_PROJECT
+@_JSON
+def init(project: Path, as_json: bool) -> None:
+    """Make PROJECT a project: dazzle.yaml and a base to start from. What exists is left as it is."""
+    from builder.scaffold import init_project
+
+    _made(init_project(project), as_json=as_json)
+
+
+@project.command("add-chunk")
+@click.argument("words", nargs=-1, required=True, metavar="[PROJECT] NAME")
+@_JSON
+def add_chunk_command(words: tuple[str, ...], as_json: bool) -> None:
+    """Start the chunk NAME: a Dockerfile and a tests file."""
+    from builder.scaffold import add_chunk
+
+    root, names = _root_and_names(words)
+    if len(names) != 1:
+        raise click.UsageError("give the NAME of one chunk")
+    _made(add_chunk(root, names[0]), as_json=as_json)
+
+
+@project.command("add-combination")
+@click.argument("words", nargs=-1, required=True, metavar="[PROJECT] NAME CHUNK...")
+@_JSON
+def add_combination_command(words: tuple[str, ...], as_json: bool) -> None:
+    """Add the image NAME of CHUNKs to dazzle.yaml; its comments stay."""
+    from builder.scaffold import add_combination
+
+    root, names = _root_and_names(words)
+    if len(names) < 2:
+        raise click.UsageError("give a NAME and at least one CHUNK")
+    _made(add_combination(root, names[0], names[1:]), as_json=as_json)
+
+
+def _root_and_names(words: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """PROJECT may be left out: the first word is one when there is a project in it."""
+    from builder.project_files import PROJECT_FILE
+
+    if len(words) > 1 and (Path(words[0]) / PROJECT_FILE).is_file():
+        return Path(words[0]), words[1:]
+    return Path(), words
+
+
+@project.command("show")
+@_PROJECT
+@_JSON
+def show(project: Path, as_json: bool) -> None:
+    """The chunks of PROJECT with the hashes of their inputs, and its combinations."""
+    output = Output(as_json=as_json)
+    loaded, inputs = _load(project, output)
+    fields = {
+        "base": inputs[loaded.base.name].hash,
+        "chunks": [{"name": name, "hash": inputs[name].hash} for name in loaded.chunks],
+        "combinations": [
+            {"name": item.name, "chunks": list(item.chunks)} for item in loaded.combinations.values()
+        ],
+        "warnings": list(loaded.warnings),
+    }
+    rows = [("base", "base", inputs["base"].hash[:12])]
+    rows += [("chunk", name, inputs[name].hash[:12]) for name in loaded.chunks]
+    rows += [("image", item.name, " ".join(item.chunks)) for item in loaded.combinations.values()]
+    output.result(fields, table(("", "name", "hash, or chunks"), rows))
+
+
+@project.command("hash")
+@_PROJECT
+@click.argument("names", nargs=-1, metavar="[CHUNK...]")
+@_JSON
+def hash_command(project: Path, names: tuple[str, ...], as_json: bool) -> None:
+    """The hash of each CHUNK's inputs, of all without a CHUNK: what tags in a repository are made of."""
+    output = Output(as_json=as_json)
+    loaded, inputs = _load(project, output)
+    chosen = [name if name == "base" else loaded.chunk(name).name for name in names] or [
+        "base",
+        *loaded.chunks,
+    ]
+    fields = {"hashes": {name: inputs[name].hash for name in chosen}}
+    output.result(fields, "\n".join(f"{inputs[name].hash}  {name}" for name in chosen))
+
+
+@project.command("plan")
+@_PROJECT
+@click.option("--to", metavar="REPO", help="What REPO has already; without it, everything is to be built.")
+@click.option("--reuse-from", metavar="REPO", help="Another repository to take chunks from.")
+@click.option("--force", multiple=True, metavar="NAME", help="Build this chunk (or base) anew.")
+@_JSON
+def plan(
+    project: Path, to: str | None, reuse_from: str | None, force: tuple[str, ...], as_json: bool
+) -> None:
+    """What `lapstrake build` would do now, and why; and what each order of layers would cost."""
+    from builder.plan import chain_id_counts
+
+    output = Output(as_json=as_json)
+    loaded, inputs = _load(project, output)
+    actions = run(_plan(loaded, inputs, to, reuse_from, frozenset(force)))
+    counts = chain_id_counts({name: item.chunks for name, item in loaded.combinations.items()})
+    fields = {"actions": [dataclasses.asdict(action) for action in actions], "chain_ids": dict(counts)}
+    shown = table(("chunk", "action", "why"), [(item.chunk, item.action, item.reason) for item in actions])
+    output.result(fields, shown)
+    if not as_json:
+        text = ", ".join(f"{order} {count}" for order, count in counts.items())
+        output.console.print(f"\nunpacked snapshots by order: {text} (this project: {loaded.options.order})")
+
+
+def _made(changes: Sequence[str], *, as_json: bool) -> None:
+    Output(as_json=as_json).result({"changed": list(changes)}, "\n".join(changes) or "nothing to do")
+
+
+def _load(root: Path, output: Output) -> "tuple[Project, Mapping[str, Inputs]]":
+    from builder.fingerprint import project_inputs
+    from builder.project_files import load_project
+
+    loaded = load_project(root)
+    for warning in loaded.warnings:
+        output.say(f"warning: {warning}")
+    return loaded, project_inputs(loaded)
+
+
+async def _plan(
+    loaded: "Project",
+    inputs: "Mapping[str, Inputs]",
+    to: str | None,
+    reuse_from: str | None,
+    force: frozenset[str],
+) -> "Sequence[PlannedAction]":
+    from builder.build import plan_project
+    from builder.chunk_store import ChunkStore
+    from builder.plan import plan_chunk
+    from ocikit.opening import repositories
+    from ocikit.reference import RepositoryName
+
+    if to is None:
+        return [
+            plan_chunk(name, inputs[name], base_digest=None, published=None, forced=name in force)
+            for name in ("base", *loaded.chunks)
+        ]
+    async with repositories() as opener:
+        elsewhere: Any = None if reuse_from is None else opener.open(RepositoryName.parse(reuse_from))
+        store = ChunkStore(opener.open(RepositoryName.parse(to), create=True), elsewhere)
+        return await plan_project(loaded, inputs, store, force=force)
