@@ -140,6 +140,8 @@ class Download:
     async def _begin(self, first_at: int) -> None:
         """Asks until one source answers; its answer's body is used, the size is no extra request."""
         self._blob = await self.hooks.resume()
+        if self._blob is None and self.expected_size is None:
+            self.expected_size = await self.selection.trusted_size()
         if first_at >= (self.expected_size or 0):
             first_at = 0  # an offset may lie beyond an unknown end
         while self._blob is None:
@@ -174,6 +176,7 @@ class Download:
             raise error
         for name in names:
             self.selection.bar(name, error)
+            self._bytes_by_source.pop(name, None)
         blob.drop_untrusted()
 
     async def _turn(self) -> None:

@@ -20,7 +20,7 @@ from typing import Self
 
 from ocikit.digest import Digest
 from registry_facade.cache.intervals import Intervals
-from registry_facade.errors import CacheUnusable
+from registry_facade.errors import AlreadyStored, CacheUnusable
 from servicekit.atomic import durable_rename
 
 WHOLE_BYTES = 256 << 10
@@ -56,6 +56,7 @@ class GrowingBlob:
         self._hashing = threading.Lock()
         self._unsaved_bytes = 0
         self._error: BaseException | None = None
+        self._closed = False
         self._progress: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
@@ -78,7 +79,12 @@ class GrowingBlob:
         return self.present.covers(0, self.size)
 
     def duplicate(self) -> int:
-        """A descriptor of the file, the caller's to close; it survives commit, removal and `close`."""
+        """A descriptor of the file, the caller's to close; it survives publishing, removal and `close`.
+
+        Raises what ended the download, or AlreadyStored, when it is over.
+        """
+        if self._closed:
+            raise self._error or AlreadyStored(self.digest)
         return os.dup(self._descriptor)
 
     def readable_until(self, at: int) -> int:
@@ -166,19 +172,21 @@ class GrowingBlob:
         self._error = error
         self._wake()
 
-    async def publish(self, target: Path) -> None:
-        """Moves the verified file to its final name, durably. Raises CacheUnusable."""
+    async def publish(self, target: Path) -> os.stat_result:
+        """Moves the verified file to its final name, durably; how it looked before. Raises CacheUnusable."""
         try:
-            await asyncio.to_thread(self._publish, target)
+            return await asyncio.to_thread(self._publish, target)
         except OSError as error:
             raise CacheUnusable(str(target), error.strerror or str(error)) from error
 
-    def _publish(self, target: Path) -> None:
+    def _publish(self, target: Path) -> os.stat_result:
         os.fchmod(self._descriptor, 0o644)
         os.fsync(self._descriptor)
+        before = os.fstat(self._descriptor)
         target.parent.mkdir(parents=True, exist_ok=True)
         durable_rename(self.path, target)
         _map_path(self.path).unlink(missing_ok=True)
+        return before
 
     def _map(self) -> bytes:
         return json.dumps({"boot": _boot_id(), "size": self.size, "present": list(self._trusted)}).encode()
@@ -189,6 +197,7 @@ class GrowingBlob:
 
     async def close(self, *, keep: bool) -> None:
         """Ends the writing; ``keep`` leaves file and map for a later download. After `publish`: keep."""
+        self._closed = True
         content = self._map()
         await asyncio.to_thread(self._close, content if keep and not self.verified else None, keep=keep)
 
@@ -224,7 +233,7 @@ def _open_or_reserve(path: Path, size: int) -> tuple[int, Intervals]:
 def _kept_size(path: Path) -> int | None:
     try:
         size = path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return None
     return size if len(_read_map(_map_path(path), size)) else None
 

@@ -52,13 +52,17 @@ def _is_coming(at: int, present: Intervals, fetches: Sequence[Fetch]) -> bool:
 
 
 def idle_fetch(fetches: Sequence[Fetch], demands: Iterable[Demand]) -> Fetch | None:
-    """A running fetch that no waiting reader is after, to be ended in favour of one who waits."""
+    """A long running fetch that no waiting reader is after, to be ended in favour of one who waits.
+
+    Short ones are left to finish: what is on its way would be paid for twice.
+    """
     waiting = list(demands)
     return next(
         (
             fetch
             for fetch in fetches
-            if not any(
+            if fetch.stop - fetch.at > LOOKAHEAD_BYTES
+            and not any(
                 fetch.at <= demand.at < min(fetch.stop, fetch.at + LOOKAHEAD_BYTES) for demand in waiting
             )
         ),

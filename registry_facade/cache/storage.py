@@ -154,8 +154,8 @@ class Storage:
             await self._files.delete(victim)
 
     async def publish(self, blob: GrowingBlob, source: str) -> None:
-        await blob.publish(self.path(blob.digest))
-        await self._written(blob.digest, blob.size, source)
+        before = await blob.publish(self.path(blob.digest))
+        await self._written(blob.digest, blob.size, source, before)
 
     async def put(self, digest: Digest, data: bytes, source: str) -> None:
         """Stores a small blob that is at hand. Raises CacheUnusable or DigestMismatch."""
@@ -165,7 +165,7 @@ class Storage:
         async with self._files.ingest(digest, len(data)) as writer:
             await writer.write(data)
             await writer.commit()
-        await self._written(digest, len(data), source)
+        await self._written(digest, len(data), source, None)
         if len(data) <= SMALL_BYTES:
             self._memory.put(digest, data, len(data))
 
@@ -180,15 +180,18 @@ class Storage:
             if await asyncio.to_thread(self.path(digest).exists):
                 return
             await self._make_room(digest, size)
-            await asyncio.to_thread(_publish_file, path, self.path(digest))
-            await self._written(digest, size, source)
+            before = await asyncio.to_thread(_publish_file, path, self.path(digest))
+            await self._written(digest, size, source, before)
         except OSError as error:
             raise CacheUnusable(str(path), error.strerror or str(error)) from error
         finally:
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
-    async def _written(self, digest: Digest, size: int, source: str) -> None:
-        stamp = await asyncio.to_thread(lambda: _stamp(self.path(digest).stat()))
+    async def _written(self, digest: Digest, size: int, source: str, before: os.stat_result | None) -> None:
+        """Notes the stamp, unless somebody wrote to the file since it was verified (``before``)."""
+        after = await asyncio.to_thread(self.path(digest).stat)
+        untouched = before is not None and _content_stamp(before) == _content_stamp(after)
+        stamp = _stamp(after) if untouched else ""
         await self._catalog.stored(digest, size, source, stamp, time.time())
         self._stamps.put(digest, stamp, 1)
 
@@ -200,19 +203,26 @@ class Storage:
         await self._catalog.forget(digest, reason, time.time())
 
 
-def _publish_file(path: Path, target: Path) -> None:
+def _publish_file(path: Path, target: Path) -> os.stat_result:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fchmod(descriptor, 0o644)
         os.fsync(descriptor)
+        before = os.fstat(descriptor)
     finally:
         os.close(descriptor)
     target.parent.mkdir(parents=True, exist_ok=True)
     durable_rename(path, target)
+    return before
+
+
+def _content_stamp(stat: os.stat_result) -> tuple[int, int, int]:
+    """What a rename leaves as it is."""
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+    return ":".join(map(str, (*_content_stamp(stat), stat.st_ctime_ns)))
 
 
 def _hash(descriptor: int, digest: Digest) -> Digest:

@@ -1,5 +1,7 @@
 """In which order the sources of a blob are asked, and which are not asked again."""
 
+import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -7,6 +9,9 @@ from ocikit.blobs import BlobSource
 from ocikit.digest import Digest
 from ocikit.errors import BlobNotFound, OciError
 from registry_facade.errors import PullFailed
+
+SIZE_S = 2.0
+"""How long the size of a blob that no manifest has told is asked for, while its bytes are near."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +48,17 @@ class Selection:
         if not usable:
             raise self._verdict()
         return self._origins[min(usable, key=lambda index: self._failures[index])]
+
+    async def trusted_size(self) -> int | None:
+        """Asked of trusted sources when an untrusted one would say it first; None: nobody can say it soon."""
+        if self.next().trusted:
+            return None
+        for origin in self._origins:
+            if origin.trusted:
+                with contextlib.suppress(OciError, TimeoutError):
+                    async with asyncio.timeout(SIZE_S):
+                        return (await origin.source.stat(self._digest)).size
+        return None
 
     def failed(self, origin: Origin, error: OciError) -> None:
         """Retryable errors count; others, absence among them, end the asking."""
