@@ -116,7 +116,7 @@ class ProjectBuilder:
         return await each(names, lambda name: self._chunk(name, base), jobs=self._options.jobs)
 
     def _staged(self, base: Image) -> LayoutRepository:
-        return LayoutRepository(self._state.bases / base.descriptor.digest.encoded, create=True)
+        return LayoutRepository(self._state.bases / f"base-{base.descriptor.digest.short}", create=True)
 
     async def _chunk(self, name: str, base: Image) -> Done:
         inputs, started_s = self._inputs[name], time.monotonic()

@@ -16,7 +16,8 @@ LogLine = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """``base`` is an OCI layout and a tag in it, handed to the Dockerfile as the argument ``base``.
+    """``base`` is an OCI layout and a tag in it, handed to the Dockerfile as the argument ``base``; the
+    directory's own name must be usable in an image name.
 
     ``ignore`` are lines of .dockerignore, ``contexts`` directories by name, ``secrets`` files by id.
     ``output`` is an empty directory that belongs to this build.

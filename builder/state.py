@@ -19,7 +19,7 @@ class StateDirectory:
     """``root`` is made when missing. Several processes may share it. Blocking."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root = root.absolute()
         self.engines = root / "engines"
         self.bases = root / "bases"
         self.layer_records = root / "layers"

@@ -53,7 +53,8 @@ class BuildahEngine:
         ignore_file = request.output / "ignore"
         await asyncio.to_thread(ignore_file.write_text, "\n".join([*request.ignore, ""]))
         arguments = _build_arguments(request, image_file, ignore_file)
-        status, tail = await run_logged([*self._global, *arguments], on_log)
+        directory = request.base[0].parent if request.base is not None else None
+        status, tail = await run_logged([*self._global, *arguments], on_log, cwd=directory)
         if status != 0:
             raise BuildFailed(request.name, f"buildah ends with {status}", tail)
         image_id = (await asyncio.to_thread(image_file.read_text)).strip()
@@ -80,15 +81,18 @@ class BuildahEngine:
 def _build_arguments(request: BuildRequest, image_file: Path, ignore_file: Path) -> Sequence[str]:
     args = dict(request.args)
     if request.base is not None:
+        # buildah names what it imports after the path, and refuses paths that are no image names: a relative
+        # one, seen from the layout's parent, leaves only the last part to be one
         layout, tag = request.base
-        args["base"] = f"oci:{layout}:{tag}"
+        args["base"] = f"oci:{layout.name}:{tag}"
     return [
         "build", "--isolation", "chroot", "--layers=false", "--identity-label=false", "--format", "oci",
-        "--iidfile", str(image_file), "--ignorefile", str(ignore_file), "--file", str(request.dockerfile),
+        "--iidfile", str(image_file), "--ignorefile", str(ignore_file),
+        "--file", str(request.dockerfile.absolute()),
         *(f"--build-arg={name}={value}" for name, value in sorted(args.items())),
-        *(f"--build-context={name}={path}" for name, path in sorted(request.contexts.items())),
-        *(f"--secret=id={name},src={path}" for name, path in sorted(request.secrets.items())),
-        str(request.context),
+        *(f"--build-context={name}={path.absolute()}" for name, path in sorted(request.contexts.items())),
+        *(f"--secret=id={name},src={path.absolute()}" for name, path in sorted(request.secrets.items())),
+        str(request.context.absolute()),
     ]  # fmt: skip
 
 
