@@ -18,6 +18,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+_PIPE_WIDTH = 140
+"""Columns for tables that go into a file or a pipe, which have no width of their own."""
+
 ProgressUpdate = Callable[[int, int | None], None]
 """Called with bytes done and, once known, bytes in all."""
 
@@ -27,7 +30,8 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        self.console = Console(highlight=False, soft_wrap=True, width=width)
         self.notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
