@@ -24,7 +24,7 @@ from registry_facade.ipfs.neighbour import IpfsNeighbour
 from registry_facade.ipfs.source import IpfsSource
 from registry_facade.layers.made import MadeLayers
 from registry_facade.locating import Locator
-from registry_facade.manifests import Manifests
+from registry_facade.manifests import Freshness, Manifests
 from registry_facade.metrics import FacadeMetrics
 from registry_facade.providers import DirectorySpecs, ImageSpecProvider, NoSpecs
 from registry_facade.settings import FacadeSettings
@@ -66,7 +66,9 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         neighbours = await stack.enter_async_context(_neighbours(settings, metrics, background))
         cache = ReadThrough(storage, counted, background, linger_s=settings.linger_s, neighbours=neighbours)
         locator = Locator(upstreams, catalog, neighbours.origins())
-        manifests = Manifests(upstreams, storage, catalog, counted, background)
+        manifests = Manifests(
+            upstreams, storage, catalog, counted, background, freshness=_freshness(settings)
+        )
         composer = Composer(_provider(settings, upstreams), manifests, cache, locator, MadeLayers(storage))
         handlers = PullHandlers(
             upstreams.names, _default_upstream(settings), manifests, composer, cache, locator, counted
@@ -135,6 +137,14 @@ def _upstream(name: str, target: str, transport: Transport, credentials: Credent
         backoff=Backoff(attempts=2, first_s=0.1),
     )
     return RegistryUpstream(name, client)
+
+
+def _freshness(settings: FacadeSettings) -> Freshness:
+    return Freshness(
+        fresh_s=settings.tag_fresh_s,
+        revalidate_s=settings.tag_revalidate_s,
+        budget_s=settings.stale_budget_s,
+    )
 
 
 def _default_upstream(settings: FacadeSettings) -> str:

@@ -45,7 +45,7 @@ class PullHandlers:
     metrics: FacadeMetrics
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.route("*", "/v2", self.base), web.route("*", "/v2/{path:.*}", self.serve)]
+        return [web.route("*", "/v2", self.base), web.route("*", "/v2/{path:(?s:.*)}", self.serve)]
 
     async def base(self, request: web.Request) -> web.StreamResponse:
         """distribution-spec v1.1, "Determining Support"."""

@@ -52,6 +52,13 @@ class FacadeSettings:
         STRING, "", "Where digest -> CID is kept: sqlite:PATH or redis://HOST:PORT; default: in cache_dir."
     )
     digest_index_password: Secret = setting(SECRET, Secret(""), "Of the Redis named by digest_index.")
+    tag_fresh_s: float = setting(DURATION, 60.0, "How long a tag is believed without asking.")
+    tag_revalidate_s: float = setting(
+        DURATION, 600.0, "How long an older tag is still served at once, while it is asked for again."
+    )
+    stale_budget_s: float = setting(
+        DURATION, 1.5, "How long an upstream may take to confirm a tag before the known answer is served."
+    )
     linger_s: float = setting(DURATION, 10.0, "How long a download goes on after its last client has gone.")
 
     def problems(self) -> list[str]:

@@ -69,9 +69,11 @@ async def push_image(
     return await push_config_and_manifest(repository, config, manifest, tag)
 
 
-async def push_index(repository: Repository, tag: str, entries: Mapping[Platform, Descriptor]) -> Descriptor:
+async def push_index(
+    repository: Repository, tag: str, entries: Sequence[tuple[Platform, Descriptor]]
+) -> Descriptor:
     manifests = tuple(
         Descriptor(found.media_type, found.digest, found.size, platform=platform)
-        for platform, found in entries.items()
+        for platform, found in entries
     )
     return await repository.put_manifest(RawManifest.of(media_types.OCI_INDEX, Index(manifests).dump()), tag)

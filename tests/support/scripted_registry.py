@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ocikit.digest import Digest
 from ocikit.manifest import detect_media_type
+from ocikit.media_types import OCI_INDEX
 from ocikit.ranges import ByteRange, parse_range_header
 
 Kind = Literal["truncate", "reset", "corrupt", "short", "long", "ignore_range", "status", "freeze"]
@@ -78,7 +79,7 @@ class ScriptedRegistry:
             return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
         data = self.blobs[digest]
         headers = {
-            "Content-Type": detect_media_type(data),
+            "Content-Type": detect_media_type(data) if len(data) < 4 << 20 else OCI_INDEX,
             "Docker-Content-Digest": digest,
             "Content-Length": str(len(data)),
         }
