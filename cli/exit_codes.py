@@ -47,6 +47,7 @@ BY_ERROR = {
     "TransportError": UNAVAILABLE,
     "SourceUnavailable": UNAVAILABLE,
     "ListenFailed": UNAVAILABLE,
+    "DemoFailed": FAILED,
     "StoreError": DISK,
     "ObjectStoreError": UNAVAILABLE,
     "ConflictError": CONFLICT,
@@ -61,6 +62,11 @@ BY_ERROR = {
     "WorkspaceError": DISK,
 }
 """Class names, so that no package is imported to tell what an error means."""
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether ``error`` was raised on purpose and so speaks for itself."""
+    return any(cls.__name__ in BY_ERROR for cls in type(error).__mro__)
 
 
 def exit_code(error: BaseException) -> int:

@@ -95,8 +95,7 @@ def _guarded(command: Callable[[], Any]) -> int:
 
 
 def _report(error: Exception) -> None:
-    expected = exit_codes.exit_code(error) != exit_codes.FAILED
-    text = str(error) if expected else f"{type(error).__name__}: {error}"
+    text = str(error) if exit_codes.is_expected(error) else f"{type(error).__name__}: {error}"
     if "--json" in sys.argv:
         click.echo(json.dumps({"error": text, "exit_code": exit_codes.exit_code(error)}), err=True)
         return
