@@ -90,9 +90,13 @@ def build(
             options = BuildOptions(
                 settings.jobs, settings.source_date_epoch, frozenset(force), _secrets(secrets)
             )
-            builder = bench.builder(LazyEngine(settings.engine, bench.state), options)
-            base = await builder.base()
-            done = [base, *await builder.chunks(names, base.image)]
+            tool = LazyEngine(settings.engine, bench.state)
+            try:
+                builder = bench.builder(tool, options)
+                base = await builder.base()
+                done = [base, *await builder.chunks(names, base.image)]
+            finally:
+                await tool.close()
             results, made = await _test_and_make(bench, names, wanted, with_tests=not no_test)
         _say_built(output, done)
         return _document(to, done, results, made, time.monotonic() - started_s)

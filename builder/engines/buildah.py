@@ -3,11 +3,15 @@
 ``--isolation chroot`` needs no container runtime and works where namespaces are scarce. ``--layers=false``
 makes each chunk one layer, whatever the number of its instructions: combinations of many chunks stay far
 from the 127 layers that runtimes stack. Images leave by the ``dir:`` transport, which writes uncompressed
-tars: compressing is ours, and once.
+tars: compressing is ours, and once. Each command runs in a mount namespace of its own, so that one that is
+killed leaves nothing mounted.
 """
 
 import asyncio
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +22,10 @@ from builder.processes import run_logged
 from ocikit.errors import OciError
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Manifest
+from servicekit.threads import in_thread
+
+_NAMESPACE = ("unshare", "--mount") if os.geteuid() == 0 else ()
+"""Without root buildah makes its own."""
 
 
 def is_available() -> bool:
@@ -25,13 +33,18 @@ def is_available() -> bool:
 
 
 class BuildahEngine:
-    """Keeps pulled bases in ``storage``; ``close`` removes nothing, so that the next run need not pull."""
+    """Keeps pulled bases in ``storage``; ``close`` removes nothing, so that the next run need not pull.
+
+    Several processes may share the storage. Who finds itself alone removes what killed builds have left.
+    """
 
     name = "buildah"
 
     def __init__(self, storage: Path, driver: str) -> None:
+        self._storage = storage
+        self._lock = contextlib.ExitStack()
         self._global = [
-            "buildah", "--root", str(storage / "root"), "--runroot", str(storage / "run"),
+            *_NAMESPACE, "buildah", "--root", str(storage / "root"), "--runroot", str(storage / "run"),
             "--storage-driver", driver,
         ]  # fmt: skip
 
@@ -45,8 +58,16 @@ class BuildahEngine:
             engine = cls(storage / driver, driver)
             status, tail = await run_logged([*engine._global, "info"], lambda _: None)
             if status == 0:
+                await engine._take_lock()
                 return engine
         raise EngineUnavailable("buildah", " / ".join(tail[-2:]) or f"`buildah info` ends with {status}")
+
+    async def _take_lock(self) -> None:
+        file = self._lock.enter_context((self._storage / "lock").open("wb"))
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            await run_logged([*self._global, "rm", "--all"], lambda _: None)
+        await in_thread(fcntl.flock, file, fcntl.LOCK_SH)
 
     async def build(self, request: BuildRequest, on_log: LogLine) -> BuiltImage:
         image_file = request.output / "image-id"
@@ -75,7 +96,7 @@ class BuildahEngine:
             raise BuildFailed(request.name, f"buildah left an image that cannot be read: {error}") from error
 
     async def close(self) -> None:
-        return
+        self._lock.close()
 
 
 def _build_arguments(request: BuildRequest, image_file: Path, ignore_file: Path) -> Sequence[str]:
