@@ -6,6 +6,7 @@ refused and never undone behind our back, because a blob is named by its bytes a
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
@@ -58,9 +59,8 @@ class Response:
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises ReadFailed or TimedOut; ends early never."""
         with _foreign_errors(self.url, "between two pieces of the body"):
-            async for piece, _ in self._raw.content.iter_chunks():
-                if piece:
-                    yield piece
+            async for piece in self._raw.content.iter_any():
+                yield piece
 
 
 class Transport:
@@ -148,9 +148,8 @@ def _foreign_errors(url: str, phase: str) -> Iterator[None]:
     except TimeoutError as error:  # aiohttp's timeouts are TimeoutErrors too
         raise TimedOut(shown, phase) from error
     except aiohttp.ClientConnectorError as error:
-        raise ConnectFailed(
-            f"{error.host}:{error.port}", str(error.os_error.strerror or error.os_error)
-        ) from error
+        reason = os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)
+        raise ConnectFailed(f"{error.host}:{error.port}", reason) from error
     except aiohttp.ClientPayloadError as error:
         raise ReadFailed(shown, "the body ended early") from error
     except (aiohttp.ClientError, OSError) as error:
