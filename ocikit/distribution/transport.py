@@ -20,6 +20,8 @@ from servicekit.redact import redact_url
 
 USER_AGENT = "lapstrake/0.1"
 _ERROR_BODY_BYTES = 64 * 1024
+_REASON_CHARS = 200
+"""A parser may quote all that it did not understand, which is what the peer sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +155,4 @@ def _foreign_errors(url: str, phase: str) -> Iterator[None]:
     except aiohttp.ClientPayloadError as error:
         raise ReadFailed(shown, "the body ended early") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ReadFailed(shown, str(error) or type(error).__name__) from error
+        raise ReadFailed(shown, str(error)[:_REASON_CHARS] or type(error).__name__) from error
