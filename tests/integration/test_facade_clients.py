@@ -1,0 +1,263 @@
+"""Real clients and real registries around the facade, run as the command itself."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import subprocess
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from ocikit.distribution.client import RegistryClient, RegistryHost
+from ocikit.distribution.repository import RegistryRepository
+from ocikit.distribution.transport import Transport
+from ocikit.layout import LayoutRepository
+from ocikit.repository import Repository
+from registry_facade.hosts import write_hosts
+from tests.support.containerd import Containerd
+from tests.support.docker_registry import DockerRegistry, DockerRegistryFactory
+from tests.support.facade import facade_process, metric_value
+from tests.support.images import BUSYBOX, made_layer, push_image
+
+SHARED = made_layer({"usr/share/large": os.urandom(2 << 20)})
+ONE = made_layer({"opt/one": os.urandom(1 << 20)})
+TWO = made_layer({"opt/two": os.urandom(1 << 20)})
+
+
+def busybox_layer():
+    binary = BUSYBOX.read_bytes()
+    return made_layer({"bin/busybox": binary, "bin/cat": binary, "etc/greeting": b"hello from the image\n"})
+
+
+def skopeo(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        ["skopeo", *map(str, arguments)], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def opened(url: str) -> http.client.HTTPResponse:
+    answer: http.client.HTTPResponse = urllib.request.urlopen(url)  # noqa: S310 (our own http URL)
+    return answer
+
+
+def received(url: str) -> float:
+    with opened(f"{url}/metrics") as answer:
+        return metric_value(answer.read().decode(), "facade_received_bytes_total", source="upstream")
+
+
+async def push_two(repository: Repository) -> None:
+    await push_image(repository, "one", [SHARED, ONE])
+    await push_image(repository, "two", [SHARED, TWO])
+
+
+async def push_to(registry: DockerRegistry, name: str, *images: tuple[str, list]) -> None:
+    async with Transport() as transport:
+        client = RegistryClient(RegistryHost(registry.address, registry.origin), transport)
+        for tag, layers in images:
+            await push_image(RegistryRepository(client, name), tag, layers)
+
+
+@pytest.mark.component("skopeo", "docker-registry")
+async def test_second_of_two_overlapping_images_fetches_only_what_the_first_lacked(
+    docker_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    await push_to(docker_registry, "team/app", ("one", [SHARED, ONE]), ("two", [SHARED, TWO]))
+
+    def pulls() -> None:
+        with facade_process(tmp_path, "--upstream", f"hub.test={docker_registry.origin}") as facade:
+            source = f"docker://{facade.address}/hub.test/team/app"
+            skopeo("copy", "--src-tls-verify=false", f"{source}:one", f"oci:{tmp_path}/got:one")
+            first = received(facade.url)
+            assert len(SHARED.blob) + len(ONE.blob) <= first <= len(SHARED.blob) + len(ONE.blob) + 4096
+            skopeo("copy", "--src-tls-verify=false", f"{source}:two", f"oci:{tmp_path}/fresh:two")
+            second = received(facade.url) - first
+            assert len(TWO.blob) <= second <= len(TWO.blob) + 4096
+            skopeo("copy", "--src-tls-verify=false", f"{source}:two", f"oci:{tmp_path}/warm:two")
+            assert received(facade.url) == first + second
+
+    await asyncio.to_thread(pulls)
+    pulled = await LayoutRepository(tmp_path / "warm").manifest("two")
+    async with Transport() as transport:
+        client = RegistryClient(RegistryHost(docker_registry.address, docker_registry.origin), transport)
+        assert pulled.digest == (await client.manifest("team/app", "two")).digest
+
+
+@pytest.mark.component("skopeo", "umoci")
+async def test_composed_image_unpacks_with_the_added_file(tmp_path: Path) -> None:
+    await push_two(LayoutRepository(tmp_path / "layout", create=True))
+    specs = tmp_path / "specs"
+    specs.mkdir()
+    (tmp_path / "motd").write_text("welcome")
+    spec = {
+        "base": "images/app:one",
+        "layers": ["images/app:two", {"file": str(tmp_path / "motd"), "at": "/etc/motd"}],
+    }
+    (specs / "ws-1.json").write_text(json.dumps(spec))
+
+    def pull() -> None:
+        upstream = f"images=oci:{tmp_path}/layout"
+        with facade_process(tmp_path / "facade", "--upstream", upstream, "--image-specs", specs) as facade:
+            skopeo(
+                "copy",
+                "--src-tls-verify=false",
+                f"docker://{facade.address}/workspaces/ws-1:latest",
+                f"oci:{tmp_path}/got:ws",
+            )
+
+    await asyncio.to_thread(pull)
+    argv = ["umoci", "unpack", "--rootless", "--image", f"{tmp_path}/got:ws", str(tmp_path / "bundle")]
+    await asyncio.to_thread(subprocess.run, argv, check=True, capture_output=True, timeout=60)
+    root = tmp_path / "bundle" / "rootfs"
+    assert (root / "etc/motd").read_text() == "welcome"
+    assert {path.name for path in (root / "opt").iterdir()} == {"one", "two"}
+
+
+@pytest.mark.component("containerd", "runc", "docker-registry", "busybox")
+async def test_containerd_pulls_through_hosts_toml_and_runs_cat(
+    containerd: Containerd, docker_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    await push_to(docker_registry, "team/box", ("v1", [busybox_layer()]))
+
+    def pull_and_run() -> None:
+        with facade_process(tmp_path, "--upstream", f"hub.test={docker_registry.origin}") as facade:
+            write_hosts("hub.test", facade.url, containerd.certs_d)
+            containerd.pull("hub.test/team/box:v1")
+            said = containerd.run("hub.test/team/box:v1", "greeter", "/bin/cat", "/etc/greeting")
+            assert said == "hello from the image\n"
+            assert received(facade.url) > 0
+
+    await asyncio.to_thread(pull_and_run)
+
+
+@pytest.mark.component("containerd", "docker-registry", "busybox")
+async def test_containerd_falls_back_to_the_registry_when_the_facade_is_down(
+    containerd: Containerd, docker_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    await push_to(docker_registry, "team/box", ("v1", [busybox_layer()]))
+
+    def pull() -> None:
+        with facade_process(
+            tmp_path, "--upstream", f"{docker_registry.address}={docker_registry.origin}"
+        ) as facade:
+            write_hosts(docker_registry.address, facade.url, containerd.certs_d)
+        containerd.pull(f"{docker_registry.address}/team/box:v1", "--plain-http")
+
+    await asyncio.to_thread(pull)
+
+
+@pytest.mark.component("docker-registry")
+async def test_many_clients_cost_the_registry_one_request_per_blob(
+    docker_registry_factory: DockerRegistryFactory, tmp_path: Path
+) -> None:
+    blob = made_layer({"big": os.urandom(8 << 20)})
+    with docker_registry_factory() as registry:
+        await push_to(registry, "team/app", ("v1", [blob]))
+
+        def pull(url: str) -> None:
+            with opened(f"{url}/v2/team/app/blobs/{blob.layer.descriptor.digest}") as answer:
+                assert answer.read() == blob.blob
+
+        with facade_process(tmp_path, "--upstream", f"hub.test={registry.origin}") as facade:
+            threads = [threading.Thread(target=pull, args=(facade.url,)) for _ in range(12)]
+            for thread in threads:
+                thread.start()
+            await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+            assert received(facade.url) == len(blob.blob)
+
+
+@pytest.mark.component("skopeo")
+async def test_kill_in_mid_download_leaves_nothing_that_is_served_wrongly(tmp_path: Path) -> None:
+    """SIGKILL while a pull runs, again and again; the pull after each is right."""
+    layout = LayoutRepository(tmp_path / "layout", create=True)
+    large = made_layer({"big": os.urandom(24 << 20)})
+    await push_image(layout, "v1", [large])
+    digest = large.layer.descriptor.digest
+
+    def rounds() -> None:
+        for stop_after in (1 << 16, 1 << 20, 8 << 20):
+            with (
+                facade_process(tmp_path / "facade", "--upstream", f"images=oci:{tmp_path}/layout") as facade,
+                opened(f"{facade.url}/v2/x/blobs/{digest}") as answer,
+            ):
+                answer.read(stop_after)
+                facade.process.kill()
+        with facade_process(tmp_path / "facade", "--upstream", f"images=oci:{tmp_path}/layout") as facade:
+            with opened(f"{facade.url}/v2/x/blobs/{digest}") as answer:
+                assert answer.read() == large.blob
+            skopeo(
+                "copy", "--src-tls-verify=false", f"docker://{facade.address}/x:v1", f"oci:{tmp_path}/got:v1"
+            )
+
+    await asyncio.to_thread(rounds)
+
+
+async def test_sigterm_lets_a_running_pull_end(tmp_path: Path) -> None:
+    layout = LayoutRepository(tmp_path / "layout", create=True)
+    large = made_layer({"big": os.urandom(16 << 20)})
+    await push_image(layout, "v1", [large])
+
+    def pull() -> None:
+        with facade_process(tmp_path / "facade", "--upstream", f"images=oci:{tmp_path}/layout") as facade:
+            path = f"/v2/x/blobs/{large.layer.descriptor.digest}"
+            with opened(f"{facade.url}{path}") as answer:
+                start = answer.read(1000)
+                facade.process.signal(signal.SIGTERM)
+                assert start + answer.read() == large.blob
+            assert facade.process.wait(15) == 0
+
+    await asyncio.to_thread(pull)
+
+
+def test_unwritable_cache_directory_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("not a directory")
+    argv = ["facade", "serve", "--listen", "127.0.0.1:0", "--cache-dir", str(tmp_path / "cache")]
+    done = command(*argv, "--upstream", "a.test=oci:/nowhere")
+    assert done.returncode == 11
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/cache/catalog.sqlite: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_all_problems_of_the_settings_are_told_at_once() -> None:
+    done = command(
+        "facade", "serve", "--listen", "host:x", "--cache-max-bytes", "much", "--upstream", "a=ftp://b"
+    )
+    assert done.returncode == 4
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 2
+    done = command("facade", "serve", "--upstream", "a=ftp://b", "--workers", "0")
+    assert done.returncode == 4
+    assert "facade.workers" in done.stderr
+    assert "facade.upstreams" in done.stderr
+
+
+def test_hosts_are_written_and_taken_back(tmp_path: Path) -> None:
+    fixed = (
+        "facade",
+        "hosts",
+        "--registry",
+        "docker.io",
+        "--facade",
+        "http://127.0.0.1:5000",
+        "--out",
+        str(tmp_path),
+    )
+    path = tmp_path / "docker.io" / "hosts.toml"
+    path.parent.mkdir()
+    path.write_text("server = 'mine'\n")
+    assert json.loads(command(*fixed, "--json").stdout) == {"written": str(path)}
+    assert 'server = "https://registry-1.docker.io"' in path.read_text()
+    assert command(*fixed).returncode == 0
+    assert command(*fixed, "--undo").returncode == 0
+    assert path.read_text() == "server = 'mine'\n"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    import sys
+
+    argv = [sys.executable, "-c", "from cli.main import main; main()", *arguments]
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
