@@ -32,6 +32,7 @@ class ChunkStore:
     def __init__(self, target: Repository, elsewhere: Repository | None = None) -> None:
         self.target = target
         self.elsewhere = elsewhere
+        self._tags: asyncio.Task[Sequence[str]] | None = None
 
     async def base(self, inputs: Inputs) -> Found | None:
         return await self._find(base_tag(inputs.hash))
@@ -54,9 +55,11 @@ class ChunkStore:
     async def earlier_inputs(self, name: str, *, is_base: bool = False) -> Sequence[Inputs]:
         """Of other builds of the chunk, where they can be read."""
         prefix, suffix = ("base--", "") if is_base else (chunked_prefix(name), "--chunked")
+        if self._tags is None:  # read once: what this run adds is no earlier build
+            self._tags = asyncio.create_task(_tags(self.target))
         tags = [
             tag
-            for tag in await self.target.tags()
+            for tag in await asyncio.shield(self._tags)
             if tag.startswith(prefix)
             and tag.endswith(suffix)
             and _is_hash(tag[len(prefix) :].removesuffix(suffix))
@@ -76,6 +79,13 @@ class ChunkStore:
     async def put(self, config: bytes, manifest: bytes, tag: str) -> Descriptor:
         """Layers come first; the tag moves last."""
         return await push_config_and_manifest(self.target, config, manifest, tag)
+
+
+async def _tags(repository: Repository) -> Sequence[str]:
+    try:
+        return await repository.tags()
+    except ManifestNotFound:  # a repository that nothing was ever pushed to
+        return ()
 
 
 def _is_hash(text: str) -> bool:

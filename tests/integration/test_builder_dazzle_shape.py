@@ -1,0 +1,149 @@
+"""A project of the size of the real one, against a real registry."""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from builder.app import workbench
+from builder.build import BuildOptions, Done, Reporter
+from builder.images import complete_names, wanted_images
+from builder.plan import Action
+from builder.settings import BuilderSettings
+from ocikit.opening import repositories
+from ocikit.reference import RepositoryName
+from tests.support.builder_project import Lapstrake
+from tests.support.dazzle_shape import TarEngine, write_dazzle_shape
+from tests.support.docker_registry import DockerRegistry
+
+pytestmark = [pytest.mark.component("docker-registry")]
+QUIET = Reporter(lambda _: None, lambda _name, _line: None)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return write_dazzle_shape(tmp_path / "project")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> BuilderSettings:
+    return BuilderSettings(state_dir=tmp_path / "state", jobs=8)
+
+
+async def build(
+    project: Path, to: str, settings: BuilderSettings, engine: TarEngine, *, reuse_from: str | None = None
+) -> Sequence[Done]:
+    other = RepositoryName.parse(reuse_from) if reuse_from else None
+    async with workbench(project, RepositoryName.parse(to), settings, QUIET, reuse_from=other) as bench:
+        builder = bench.builder(engine, BuildOptions(8, 0))
+        base = await builder.base()
+        return [base, *await builder.chunks(list(bench.project.chunks), base.image)]
+
+
+@asynccontextmanager
+async def uploads(registry: DockerRegistry, repository: str) -> AsyncIterator[list[str]]:
+    """The digests that are uploaded into ``repository`` during the block, by the registry's own log."""
+    log, found = registry.root / "registry.log", []
+    start = log.stat().st_size
+    yield found
+    text = log.read_bytes()[start:].decode()
+    found += re.findall(rf'"PUT /v2/{repository}/blobs/uploads/\S*digest=(sha256(?::|%3A)[0-9a-f]+)', text)
+
+
+async def test_builds_once_and_combines_all_without_a_layer_byte(
+    project: Path, settings: BuilderSettings, docker_registry: DockerRegistry
+):
+    to, engine = f"{docker_registry.address}/team/images", TarEngine()
+    done = await build(project, to, settings, engine)
+    assert len(engine.built) == len(done) == 41
+    layers = {str(layer.digest) for item in done for layer in item.image.manifest.layers}
+    async with uploads(docker_registry, "team/images") as uploaded:
+        combined = Lapstrake(settings.state_dir)(
+            "combine", project, "--to", to, "--all", "--no-test", "--json"
+        )
+        assert len(combined.document["combinations"]) == 41
+    assert uploaded
+    assert not layers.intersection(digest.replace("%3A", ":") for digest in uploaded)
+    async with repositories() as opener:
+        repository = opener.open(RepositoryName.parse(to))
+        tags = set(await repository.tags())
+    assert {item["name"] for item in combined.document["combinations"]} <= tags
+    again = Lapstrake(settings.state_dir)("combine", project, "--to", to, "--all", "--no-test", "--json")
+    assert not any(item["is_new"] for item in again.document["combinations"])
+
+
+async def test_another_repository_of_the_registry_gets_everything_mounted(
+    project: Path, settings: BuilderSettings, docker_registry: DockerRegistry
+):
+    first, second = (f"{docker_registry.address}/{name}" for name in ("one", "two"))
+    await build(project, first, settings, TarEngine())
+    engine = TarEngine()
+    async with uploads(docker_registry, "two") as uploaded:
+        done = await build(project, second, settings, engine, reuse_from=first)
+    assert engine.built == []
+    assert {item.planned.action for item in done} == {Action.PULL}
+    assert uploaded == []
+
+
+async def test_a_new_repository_without_the_old_one_gives_the_same_images(
+    project: Path, settings: BuilderSettings, docker_registry: DockerRegistry
+):
+    digests = []
+    for name in ("one", "two/deeper"):
+        done = await build(project, f"{docker_registry.address}/{name}", settings, TarEngine())
+        digests.append([item.image.descriptor.digest for item in done])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "built"),
+    [
+        ("chunks/lang-node/chunk.yaml", "VERSION: 22", "VERSION: 22.1", ["lang-node:22"]),
+        ("tests/lang-node.yaml", "status == 0", "status != 1", []),
+        ("dazzle.yaml", "action: use-last", "action: use-first", []),
+        ("chunks/tool-vnc/install.sh", None, None, ["tool-vnc"]),
+    ],
+    ids=["one variant bumped", "tests edited", "environment rule", "chmod +x"],
+)
+async def test_an_edit_builds_exactly_what_it_touches(
+    project: Path,
+    settings: BuilderSettings,
+    tmp_path: Path,
+    file: str,
+    old: str | None,
+    new: str,
+    built: list[str],
+):
+    to = f"oci:{tmp_path / 'images'}"
+    await build(project, to, settings, TarEngine())
+    if old is None:
+        (project / file).chmod(0o755)
+    else:
+        text = (project / file).read_text()
+        assert old in text
+        (project / file).write_text(text.replace(old, new, 1))
+    engine = TarEngine()
+    await build(project, to, settings, engine)
+    assert engine.built == built
+
+
+def test_popularity_needs_far_fewer_snapshots(project: Path, tmp_path: Path):
+    plan = Lapstrake(tmp_path / "state")("project", "plan", project, "--json").document
+    counts = plan["chain_ids"]
+    assert counts["popularity"] <= 0.40 * counts["alphabetical"]
+    assert counts["lower_bound"] == 39
+
+
+async def test_wanted_images_take_the_projects_order(
+    project: Path, settings: BuilderSettings, tmp_path: Path
+):
+    (project / "dazzle.yaml").write_text(
+        (project / "dazzle.yaml").read_text() + "lapstrake: {order: popularity}\n"
+    )
+    async with workbench(project, RepositoryName.parse(f"oci:{tmp_path / 'i'}"), settings, QUIET) as bench:
+        wanted = {
+            item.name: item.chunks for item in wanted_images(bench.project, complete_names(bench.project))
+        }
+    assert wanted["full"][:3] == ("dep-cacert-update", "tool-docker", "tool-tailscale")
