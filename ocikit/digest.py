@@ -12,7 +12,7 @@ from typing import Protocol
 from ocikit.errors import InvalidDigest
 
 _HEX_LENGTHS = {"sha256": 64, "sha512": 128}
-_HEX = re.compile(r"^[0-9a-f]+$")
+_HEX = re.compile(r"^[0-9a-f]+\Z")
 
 
 class Hasher(Protocol):

@@ -14,8 +14,8 @@ from ocikit.errors import InvalidRange
 MAX_RANGES = 1024
 """zstd:chunked clients ask for up to this many at once."""
 
-_SPEC = re.compile(r"^(\d*)-(\d*)$")
-_CONTENT_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+|\*)$")
+_SPEC = re.compile(r"^([0-9]*)-([0-9]*)\Z")
+_CONTENT_RANGE = re.compile(r"^bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)\Z")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
