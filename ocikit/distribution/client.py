@@ -18,7 +18,15 @@ from ocikit.distribution.auth import Authorizer, pull_scope, push_scope
 from ocikit.distribution.credentials import Anonymous, CredentialProvider
 from ocikit.distribution.protocol import error_for
 from ocikit.distribution.transport import Response, Transport
-from ocikit.errors import Denied, DigestMismatch, InvalidManifest, NotFound, ReadFailed, RegistryError
+from ocikit.errors import (
+    Denied,
+    DigestMismatch,
+    InvalidManifest,
+    InvalidRange,
+    NotFound,
+    ReadFailed,
+    RegistryError,
+)
 from ocikit.manifest import MAX_MANIFEST_BYTES, Index, RawManifest, detect_media_type
 from ocikit.ranges import ByteRange, ContentRange
 from servicekit.backoff import Backoff, retry
@@ -84,7 +92,7 @@ class RegistryClient:
         if (
             digest
             and length
-            and length.isdigit()
+            and length.isdecimal()
             and media_type in media_types.MANIFESTS | media_types.INDEXES
         ):
             return Descriptor(media_type, Digest.parse(digest), int(length))
@@ -96,7 +104,8 @@ class RegistryClient:
         headers = {"Accept": media_types.ACCEPTED}
 
         async def fetch() -> RawManifest:
-            async with self._request("GET", url, repository, reference, headers=headers) as response:
+            request = self._request("GET", url, repository, reference, headers=headers, retrying=False)
+            async with request as response:
                 data = await response.read(MAX_MANIFEST_BYTES)
                 announced = response.headers.get("Content-Type", "").partition(";")[0]
                 stated = response.headers.get("Docker-Content-Digest")
@@ -117,7 +126,7 @@ class RegistryClient:
         url = self._url(repository, "blobs", digest)
         async with self._request("HEAD", url, repository, digest) as response:
             length = response.headers.get("Content-Length", "")
-            if not length.isdigit():
+            if not length.isdecimal():
                 raise RegistryError("HEAD", response.url, response.status, "no Content-Length")
             return Descriptor("application/octet-stream", digest, int(length))
 
@@ -125,10 +134,16 @@ class RegistryClient:
     async def blob(
         self, repository: str, digest: Digest, byte_range: ByteRange | None = None
     ) -> AsyncIterator["BlobResponse"]:
-        """One GET, not resumed: `ocikit.distribution.repository` does that. Raises BlobNotFound."""
+        """One GET, not resumed: `ocikit.distribution.repository` does that.
+
+        Raises BlobNotFound or InvalidRange.
+        """
         url = self._url(repository, "blobs", digest)
         headers = {"Range": byte_range.header()} if byte_range is not None else {}
-        async with self._request("GET", url, repository, digest, headers=headers) as response:
+        expect = (200, 206, 416) if byte_range is not None else (200,)
+        async with self._request("GET", url, repository, digest, headers=headers, expect=expect) as response:
+            if byte_range is not None and response.status == 416:
+                raise InvalidRange(byte_range.header(), (await self.stat_blob(repository, digest)).size)
             yield BlobResponse(response, _content_range(response, byte_range))
 
     async def tags(self, repository: str) -> Sequence[str]:
@@ -232,8 +247,13 @@ class RegistryClient:
         push: bool = False,
         expect: Sequence[int] = (200, 206),
         scopes: Sequence[str] | None = None,
+        retrying: bool = True,
     ) -> AsyncIterator[Response]:
-        """Authorised, redirected, and checked; bodies of unexpected answers become errors."""
+        """Authorised, redirected, and checked; bodies of unexpected answers become errors.
+
+        What changes nothing is repeated here unless the caller does it (``retrying`` False); an upload
+        starts over as a whole.
+        """
         asked = tuple(scopes or ((push_scope if push else pull_scope)(repository),))
         async with contextlib.AsyncExitStack() as stack:
 
@@ -244,8 +264,9 @@ class RegistryClient:
                     raise error_for(self.host.name, method, response, repository, subject, text)
                 return response
 
-            idempotent = method in {"GET", "HEAD"}
-            yield await (retry(attempt, backoff=self._backoff) if idempotent else attempt())
+            attempts = self._backoff.attempts if retrying and method in {"GET", "HEAD"} else 1
+            response = await retry(attempt, backoff=dataclasses.replace(self._backoff, attempts=attempts))
+            yield response
 
     async def _authorized(
         self,
@@ -274,7 +295,7 @@ class RegistryClient:
             )
             if response.status not in {301, 302, 303, 307, 308} or method not in {"GET", "HEAD"}:
                 return response
-            target = urljoin(url, response.headers.get("Location", ""))
+            target = self._redirect_target(url, response)
             if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
                 raise Denied(self.host.name, urlsplit(url).path, "it redirects from TLS to plain HTTP")
             self._check_redirect(target)
@@ -282,6 +303,16 @@ class RegistryClient:
                 headers = {key: value for key, value in headers.items() if key != "Authorization"}
             url = target
         raise RegistryError(method, url, response.status, "too many redirects")
+
+    def _redirect_target(self, url: str, response: Response) -> str:
+        location = response.headers.get("Location", "")
+        try:
+            target = urljoin(url, location)
+            if urlsplit(target).hostname and location:
+                return target
+        except ValueError:  # what cannot be split, such as an unclosed IPv6 address
+            pass
+        raise RegistryError("GET", response.url, response.status, "it redirects to nowhere")
 
 
 class BlobResponse:
@@ -312,7 +343,7 @@ def _content_range(response: Response, asked: ByteRange | None) -> ContentRange:
                 "GET", response.url, 206, f"Content-Range {response.headers.get('Content-Range')!r}"
             )
         return given
-    if not length.isdigit():
+    if not length.isdecimal():
         raise RegistryError("GET", response.url, response.status, "no Content-Length")
     return ContentRange(0, int(length), int(length))
 

@@ -63,7 +63,10 @@ def error_for(
 def retry_after_s(response: Response) -> float | None:
     """Seconds from a Retry-After header, which may be a number or a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "")
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return float(value)
-    parsed = email.utils.parsedate_to_datetime(value) if value else None
-    return max(0.0, parsed.timestamp() - time.time()) if parsed is not None else None
+    try:
+        parsed = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, parsed.timestamp() - time.time())

@@ -175,6 +175,9 @@ class _SpoolingWriter:
         return self._offset
 
     async def write(self, data: bytes) -> None:
+        await in_thread(self._write, data)
+
+    def _write(self, data: bytes) -> None:
         self._spool.write(data)
         self._hasher.update(data)
         self._offset += len(data)
