@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from content import transfer
+from content import transfer, workers
 from content.archive.extract import Limits, TreeWriter, safe_path
 from content.archive.id_map import IdMap
 from content.archive.index import Entry, IndexReader
@@ -111,17 +111,12 @@ async def select(store: ObjectSource, snapshot: Snapshot, only: Sequence[str]) -
 async def _extract(
     store: ObjectSource, snapshot: Snapshot, selection: Selection, tree: TreeWriter, progress: Progress
 ) -> None:
-    windows = iter(selection.windows)
+    async def restored(window: Window) -> None:
+        await _restore_window(store, snapshot, window, tree)
+        progress.bytes += window.span.length
+        progress.entries = tree.entries
 
-    async def worker() -> None:
-        for window in windows:  # shared: each takes the next one
-            await _restore_window(store, snapshot, window, tree)
-            progress.bytes += window.span.length
-            progress.entries = tree.entries
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(store.properties.concurrency):
-            group.create_task(worker())
+    await workers.each(selection.windows, restored, concurrency=store.properties.concurrency)
 
 
 async def _restore_window(store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter) -> None:

@@ -1,9 +1,9 @@
 """Settings of the content service: ``[content]``, ``LAPSTRAKE_CONTENT_*``."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from servicekit.secrets import Secret
 from servicekit.settings import (
     DURATION,
     INTEGER,
@@ -32,7 +32,9 @@ class ContentSettings:
     tokens_file: Path | None = setting(
         PATH, None, "JSON file of bearer tokens: a token to the owner it is limited to, '*' for any."
     )
-    admin_token: str = setting(SECRET, None, "A bearer token for all owners; without any token all may ask.")
+    admin_token: Secret | None = setting(
+        SECRET, None, "A bearer token for all owners; without any token all may ask."
+    )
     concurrency: int = setting(INTEGER, 4, "Requests to the store at a time, over all jobs.")
     restores: int = setting(INTEGER, 4, "Restores at a time.")
     backups: int = setting(INTEGER, 2, "Final backups at a time.")
@@ -46,6 +48,3 @@ class ContentSettings:
         SIZE, 1 << 30, "Below this much free space the node is not ready and periodic work stops."
     )
     drain_s: float = setting(DURATION, 60.0, "How long running jobs may finish after SIGTERM.")
-
-
-Tokens = Mapping[str, str]

@@ -1,12 +1,11 @@
 """Proves a snapshot by reading it again: the index, its sums, and every member or a sample of them."""
 
-import asyncio
 import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from content import transfer
+from content import transfer, workers
 from content.errors import IntegrityError, NotFound, ObjectCorrupt
 from content.objects.base import ObjectSource
 from content.restore import select
@@ -52,18 +51,14 @@ async def verify(
         count = max(1, round(len(chosen) * sample))
         chosen = random.Random(seed).sample(chosen, count)  # noqa: S311 (a sample, not a secret)
     problems: list[str] = []
-    windows = iter(chosen)
 
-    async def worker() -> None:
-        for window in windows:
-            try:
-                await _check(store, snapshot.tar_key, window)
-            except (IntegrityError, NotFound) as error:
-                problems.append(str(error))
+    async def checked(window: Window) -> None:
+        try:
+            await _check(store, snapshot.tar_key, window)
+        except (IntegrityError, NotFound) as error:
+            problems.append(str(error))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(store.properties.concurrency):
-            group.create_task(worker())
+    await workers.each(chosen, checked, concurrency=store.properties.concurrency)
     read = sum(window.span.length for window in chosen)
     return VerifyResult(snapshot.id, selection.entries, read, snapshot.tar_bytes, sorted(problems))
 

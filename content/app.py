@@ -1,0 +1,105 @@
+"""The composition root of the content service."""
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import web
+
+from content.access import Tokens, read_tokens, token_middleware
+from content.handlers import ContentHandlers, Node
+from content.jobs import JobRunner, Pool
+from content.metrics import JobMetrics
+from content.objects.opening import StoreAddress, StoreOptions, open_store
+from content.problems import problem_middleware
+from content.settings import ContentSettings
+from servicekit.lifecycle import Listener, serve_until_signal
+from servicekit.metrics import Metrics
+from servicekit.settings import SettingsInvalid
+from servicekit.throttle import Throttle
+from servicekit.web import Readiness, access_middleware, operations_routes
+
+
+@contextlib.asynccontextmanager
+async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.Application, Readiness]]:
+    """All parts running until the block ends; jobs are drained before the store closes.
+
+    Raises SettingsInvalid, and what opening the store raises.
+    """
+    tokens = await asyncio.to_thread(checked, settings)
+    metrics, readiness = Metrics(process=True), Readiness()
+    sent, received = Throttle(settings.send_rate_bytes_s), Throttle(settings.receive_rate_bytes_s)
+    options = StoreOptions(settings.s3_endpoint or None, settings.concurrency, sent, received, metrics)
+    slots: dict[Pool, int] = {
+        "restore": settings.restores,
+        "final_backup": settings.backups,
+        "periodic_backup": settings.periodic_backups,
+    }
+    async with (
+        open_store(settings.store, options) as store,
+        JobRunner(slots, JobMetrics.on(metrics), queue_deadline_s=settings.queue_deadline_s) as jobs,
+    ):
+        node = Node(store, settings.workspaces_root, jobs, sent, received, readiness)
+        app = web.Application(
+            middlewares=[
+                access_middleware(metrics, service="content"),
+                problem_middleware,
+                token_middleware(tokens),
+            ]
+        )
+        app.add_routes(operations_routes(metrics, readiness))
+        app.add_routes(ContentHandlers(node).routes())
+        app.on_shutdown.append(_drain(jobs, readiness, settings.drain_s))
+        yield app, readiness
+
+
+def _drain(
+    jobs: JobRunner, readiness: Readiness, drain_s: float
+) -> Callable[[web.Application], Awaitable[None]]:
+    async def drain(_app: web.Application) -> None:
+        readiness.refuse("shutdown", "draining")
+        await jobs.drain(drain_s)
+
+    return drain
+
+
+def checked(settings: ContentSettings) -> Tokens:
+    """Raises SettingsInvalid with every problem. Blocking."""
+    problems: list[str] = []
+    tokens = Tokens({})
+    try:
+        tokens = read_tokens(settings.tokens_file, settings.admin_token)
+    except SettingsInvalid as error:
+        problems += error.problems
+    try:
+        StoreAddress.parse(settings.store)
+    except ValueError as error:
+        problems.append(f"content.store: {error}")
+    if not settings.workspaces_root.is_dir():
+        problems.append(f"content.workspaces_root: {settings.workspaces_root} is not a directory")
+    for name in ("concurrency", "restores", "backups", "periodic_backups"):
+        if getattr(settings, name) < 1:
+            problems.append(f"content.{name}: must be at least 1")
+    if not problems and not tokens and not _is_loopback(settings.listen[0]):
+        problems.append(
+            f"content.listen: {settings.listen[0]} can be reached by others; set content.tokens_file or "
+            "content.admin_token, or listen on 127.0.0.1"
+        )
+    if problems:
+        raise SettingsInvalid(problems)
+    return tokens
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def serve(settings: ContentSettings, on_started: Callable[[list[tuple[str, int]]], None]) -> None:
+    """Serves until SIGTERM or SIGINT; ``on_started`` gets the bound address."""
+    async with content_service(settings) as (app, readiness):
+        listener = Listener(app, *settings.listen)
+        await serve_until_signal([listener], readiness, drain_s=settings.drain_s, on_started=on_started)

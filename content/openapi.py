@@ -1,0 +1,175 @@
+"""The description of the agent's API (OpenAPI 3.1), served at ``/openapi.json`` and tested against."""
+
+from typing import Any
+
+_NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"}
+_NUMBER = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**63 - 1}
+_RATE = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**63 - 1}
+_TEXT = {"type": "string", "minLength": 1, "pattern": "^[^\\u0000]+$"}
+_PATTERNS = {"type": "array", "maxItems": 1000, "items": {"type": "string", "pattern": "^[^\\u0000]*$"}}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(name: str, description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _ref(name)}}}
+
+
+_PROBLEM = {"description": "Why not.", "content": {"application/problem+json": {"schema": _ref("Problem")}}}
+
+
+def _operation(
+    summary: str,
+    answers: dict[str, Any],
+    *problems: int,
+    body: str | None = None,
+    parameters: tuple[dict[str, Any], ...] = (),
+) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "summary": summary,
+        "operationId": summary.lower().rstrip(".").replace(" ", "_"),
+        "responses": answers | {str(status): _PROBLEM for status in (401, 403, 500, 503, *problems)},
+    }
+    if parameters:
+        made["parameters"] = list(parameters)
+    if body is not None:
+        made["requestBody"] = {"content": {"application/json": {"schema": _ref(body)}}}
+    return made
+
+
+def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+_WORKSPACE = [_path("owner", _NAME), _path("id", _NAME)]
+_JOB = [_path("job_id", {"type": "string", "pattern": "^[0-9a-f]{16}$"})]
+_IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A repeated request with this key gets the first one's job.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[A-Za-z0-9._-]+$"},
+}
+
+
+def document() -> dict[str, Any]:
+    """A new description; JSON-ready."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "lapstrake content service", "version": "1"},
+        "security": [{"bearer": []}],
+        "paths": _paths(),
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": _schemas(),
+        },
+    }
+
+
+def _paths() -> dict[str, Any]:
+    workspace = "/v1/workspaces/{owner}/{id}"
+    started = {"202": _json("Job", "Queued; Location names the job.")}
+    return {
+        f"{workspace}/backups": {
+            "parameters": _WORKSPACE,
+            "post": _operation(
+                "Start a backup.", started, 400, 404, 409, body="BackupRequest", parameters=(_IDEMPOTENCY,)
+            ),
+        },
+        f"{workspace}/restores": {
+            "parameters": _WORKSPACE,
+            "post": _operation(
+                "Start a restore.", started, 400, 404, 409, body="RestoreRequest", parameters=(_IDEMPOTENCY,)
+            ),
+        },
+        f"{workspace}/snapshots": {
+            "parameters": _WORKSPACE,
+            "get": _operation(
+                "List snapshots.", {"200": _json("Snapshots", "Oldest first.")}, 400, 404, 502, 507
+            ),
+        },
+        f"{workspace}/snapshots/{{snapshot_id}}": {
+            "parameters": [*_WORKSPACE, _path("snapshot_id", {"type": "string", "minLength": 1})],
+            "delete": _operation(
+                "Delete a snapshot.", {"204": {"description": "Gone."}}, 400, 404, 409, 502, 507
+            ),
+        },
+        "/v1/jobs": {"get": _operation("List jobs.", {"200": _json("Jobs", "Oldest first.")})},
+        "/v1/jobs/{job_id}": {
+            "parameters": _JOB,
+            "get": _operation("Show a job.", {"200": _json("Job", "As it is now.")}, 404),
+            "delete": _operation("Cancel a job.", {"202": _json("Job", "It will end.")}, 404),
+        },
+        "/v1/jobs/{job_id}/events": {
+            "parameters": _JOB,
+            "get": _operation("Watch a job.", {"200": _EVENTS}, 404),
+        },
+        "/v1/limits": {
+            "get": _operation("Show the rate limits.", {"200": _json("Limits", "In force now.")}),
+            "put": _operation(
+                "Change the rate limits.", {"200": _json("Limits", "In force now.")}, 400, body="Limits"
+            ),
+        },
+    }
+
+
+_EVENTS = {
+    "description": "Events `progress`, and `end` as the last; data is a Job.",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": required | (optional or {}),
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    number, text, anything = {"type": "number"}, {"type": "string"}, {"type": ["object", "null"]}
+    maybe = {"type": ["number", "null"]}
+    return {
+        "Problem": {
+            "type": "object",
+            "properties": {"type": text, "title": text, "status": {"type": "integer"}, "detail": text},
+            "required": ["type", "title", "status", "detail"],
+        },
+        "BackupRequest": _object(
+            {},
+            {
+                "path": _TEXT,
+                "exclude": _PATTERNS,
+                "incarnation": _NUMBER,
+                "kind": {"enum": ["final", "periodic"]},
+            },
+        ),
+        "RestoreRequest": _object(
+            {},
+            {
+                "path": _TEXT,
+                "snapshot_id": {"type": "string", "pattern": "^\\d{8}T\\d{6}\\.\\d{3}Z-[0-9a-f]{8}$"},
+                "only": _PATTERNS,
+                "replace": {"type": "boolean"},
+            },
+        ),
+        "Job": _object(
+            dict.fromkeys(("id", "kind", "workspace", "phase"), text)
+            | {"state": {"enum": ["queued", "running", "done", "failed", "cancelled"]}}
+            | dict.fromkeys(("bytes", "entries", "rate_bytes_s", "created_s"), number)
+            | dict.fromkeys(("total_bytes", "total_entries", "eta_s", "started_s", "ended_s"), maybe)
+            | {"result": anything, "error": anything}
+        ),
+        "Jobs": _object({"jobs": {"type": "array", "items": _ref("Job")}}),
+        "Snapshots": _object(
+            {
+                "workspace": text,
+                "incarnation": {"type": "integer"},
+                "snapshots": {"type": "array", "items": {"type": "object"}},
+            }
+        ),
+        "Limits": _object({}, {"send_bytes_s": _RATE, "receive_bytes_s": _RATE}),
+    }
