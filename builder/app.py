@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 from builder.build import BuildOptions, ProjectBuilder, Reporter
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import PassedTests, TestRunner
+from builder.dazzle_hash import with_dazzle_hashes
 from builder.engine import BuildEngine, BuildRequest, BuiltImage, LogLine
 from builder.engines import buildah
 from builder.errors import EngineUnavailable
 from builder.fingerprint import Inputs, project_inputs
 from builder.images import ImageMaker
+from builder.names import base_tag
 from builder.project import Project
 from builder.project_files import load_project
 from builder.sandbox import Sandbox
@@ -22,7 +25,10 @@ from builder.state import StateDirectory
 from builder.unpack import UnpackedLayers
 from ocikit.opening import repositories
 from ocikit.reference import RepositoryName
-from ocikit.repository import Repository
+from ocikit.repository import Image, Repository
+
+NATIVE, DAZZLE = "native", "dazzle"
+"""Whose hashes tags are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,25 @@ class Workbench:
     state: StateDirectory
     settings: BuilderSettings
     reporter: Reporter
+    hash_compat: str = NATIVE
+
+    async def on_base(self, base: Image | None = None) -> "Workbench":
+        """With the chunks' hashes as they are on ``base``, or on the base that the repository has.
+
+        Only dazzle's hash depends on it: it knows the base's full name and digest.
+        """
+        if self.hash_compat == NATIVE:
+            return self
+        inputs = await asyncio.to_thread(with_dazzle_hashes, self.project, self.inputs, None)
+        bench = dataclasses.replace(self, inputs=inputs)
+        if base is None and (found := await self.store.base(inputs[self.project.base.name])) is not None:
+            base = found.image
+        if base is None:
+            return bench
+        tag = base_tag(inputs[self.project.base.name].hash)
+        reference = f"{self.store.target.title}:{tag}@{base.descriptor.digest}"
+        named = await asyncio.to_thread(with_dazzle_hashes, self.project, inputs, reference)
+        return dataclasses.replace(self, inputs=named)
 
     def builder(self, engine: BuildEngine, options: BuildOptions) -> ProjectBuilder:
         return ProjectBuilder(
@@ -63,6 +88,7 @@ async def workbench(
     reporter: Reporter,
     *,
     reuse_from: RepositoryName | None = None,
+    hash_compat: str = NATIVE,
 ) -> AsyncIterator[Workbench]:
     """For as long as the block lasts. Raises ProjectInvalid and WorkspaceError."""
     project = await asyncio.to_thread(load_project, root)
@@ -74,7 +100,8 @@ async def workbench(
     async with repositories() as opener:
         elsewhere: Repository | None = opener.open(reuse_from) if reuse_from is not None else None
         store = ChunkStore(opener.open(to, create=True), elsewhere)
-        yield Workbench(project, inputs, store, state, settings, reporter)
+        bench = Workbench(project, inputs, store, state, settings, reporter, hash_compat)
+        yield await bench.on_base()
 
 
 class LazyEngine:

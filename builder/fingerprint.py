@@ -20,12 +20,16 @@ _FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """``base`` is the input hash of the base, empty for the base itself; ``sources`` maps path to content."""
+    """``base`` is the input hash of the base, empty for the base itself; ``sources`` maps path to content.
+
+    ``given_hash`` takes the place of the native hash where tags follow another tool's; it is not stored.
+    """
 
     base: str
     dockerfile: str
     args: Mapping[str, str]
     sources: Mapping[str, str]
+    given_hash: str = ""
 
     def dump(self) -> Mapping[str, object]:
         return {
@@ -46,7 +50,7 @@ class Inputs:
     @property
     def hash(self) -> str:
         """64 hexadecimal digits."""
-        return hashlib.sha256(canonical_json(self.dump())).hexdigest()
+        return self.given_hash or hashlib.sha256(canonical_json(self.dump())).hexdigest()
 
 
 def read_inputs(chunk: Chunk, base_hash: str, contexts: Sequence[NamedContext]) -> Inputs:

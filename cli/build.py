@@ -30,6 +30,13 @@ _REUSE_FROM = click.option(
     "--reuse-from", metavar="REPO", help="Take what REPO has instead of building it; mounted where possible."
 )
 _JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="At a time; default: as many as CPUs.")
+_HASH_COMPAT = click.option(
+    "--hash-compat",
+    type=click.Choice(["native", "dazzle"]),
+    default="native",
+    show_default=True,
+    help="Whose hashes tags are made of.",
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -52,6 +59,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
     envvar="SOURCE_DATE_EPOCH",
     help="No file in a layer is newer; default 0.",
 )
+@_HASH_COMPAT
 @_STATE
 @_JSON
 def build(
@@ -66,6 +74,7 @@ def build(
     secrets: tuple[str, ...],
     reuse_from: str | None,
     source_date_epoch: int | None,
+    hash_compat: str,
     state_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -83,7 +92,12 @@ def build(
     async def work() -> Mapping[str, Any]:
         started_s = time.monotonic()
         async with workbench(
-            project, _name(to), settings, _reporter(output), reuse_from=_maybe(reuse_from)
+            project,
+            _name(to),
+            settings,
+            _reporter(output),
+            reuse_from=_maybe(reuse_from),
+            hash_compat=hash_compat,
         ) as bench:
             wanted = _wanted(bench, combinations, everything=not chunks)
             names = _needed(bench, chunks, combinations, wanted)
@@ -92,12 +106,12 @@ def build(
             )
             tool = LazyEngine(settings.engine, bench.state)
             try:
-                builder = bench.builder(tool, options)
-                base = await builder.base()
-                done = [base, *await builder.chunks(names, base.image)]
+                base = await bench.builder(tool, options).base()
+                on_base = await bench.on_base(base.image)
+                done = [base, *await on_base.builder(tool, options).chunks(names, base.image)]
             finally:
                 await tool.close()
-            results, made = await _test_and_make(bench, names, wanted, with_tests=not no_test)
+            results, made = await _test_and_make(on_base, names, wanted, with_tests=not no_test)
         _say_built(output, done)
         return _document(to, done, results, made, time.monotonic() - started_s)
 
@@ -116,6 +130,7 @@ def build(
 @_NO_TEST
 @_JOBS
 @_REUSE_FROM
+@_HASH_COMPAT
 @_STATE
 @_JSON
 def combine(
@@ -127,6 +142,7 @@ def combine(
     no_test: bool,
     jobs: int | None,
     reuse_from: str | None,
+    hash_compat: str,
     state_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -144,7 +160,12 @@ def combine(
     async def work() -> Mapping[str, Any]:
         started_s = time.monotonic()
         async with workbench(
-            project, _name(to), settings, _reporter(output), reuse_from=_maybe(reuse_from)
+            project,
+            _name(to),
+            settings,
+            _reporter(output),
+            reuse_from=_maybe(reuse_from),
+            hash_compat=hash_compat,
         ) as bench:
             wanted = [_given(bench, given)] if given else _wanted(bench, combinations, everything=everything)
             names = sorted({name for image in wanted for name in image.chunks})

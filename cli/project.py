@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +11,23 @@ from cli.main import run
 from cli.output import Output, table
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from builder.app import Workbench
     from builder.fingerprint import Inputs
     from builder.plan import PlannedAction
     from builder.project import Project
+    from ocikit.reference import RepositoryName
 
 _PROJECT = click.argument("project", type=click.Path(file_okay=False, path_type=Path), default=".")
+_TO = click.option("--to", metavar="REPO", help="The repository that is asked what it has.")
+_HASH_COMPAT = click.option(
+    "--hash-compat",
+    type=click.Choice(["native", "dazzle"]),
+    default="native",
+    show_default=True,
+    help="Whose hashes; dazzle's need --to with the base in it.",
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -93,34 +105,54 @@ def show(project: Path, as_json: bool) -> None:
 @project.command("hash")
 @_PROJECT
 @click.argument("names", nargs=-1, metavar="[CHUNK...]")
+@_TO
+@_HASH_COMPAT
 @_JSON
-def hash_command(project: Path, names: tuple[str, ...], as_json: bool) -> None:
+def hash_command(
+    project: Path, names: tuple[str, ...], to: str | None, hash_compat: str, as_json: bool
+) -> None:
     """The hash of each CHUNK's inputs, of all without a CHUNK: what tags in a repository are made of."""
     output = Output(as_json=as_json)
     loaded, inputs = _load(project, output)
-    chosen = [name if name == "base" else loaded.chunk(name).name for name in names] or [
-        "base",
-        *loaded.chunks,
-    ]
-    fields = {"hashes": {name: inputs[name].hash for name in chosen}}
-    output.result(fields, "\n".join(f"{inputs[name].hash}  {name}" for name in chosen))
+    chosen = [name if name == "base" else loaded.chunk(name).name for name in names]
+    if hash_compat != "native":
+        if to is None:
+            raise click.UsageError("dazzle's hashes know the registry: give --to REPO")
+        inputs = run(_compat_inputs(project, to, hash_compat))
+    hashes = {name: inputs[name].hash for name in chosen or ["base", *loaded.chunks]}
+    output.result({"hashes": hashes}, "\n".join(f"{value}  {name}" for name, value in hashes.items()))
 
 
 @project.command("plan")
 @_PROJECT
-@click.option("--to", metavar="REPO", help="What REPO has already; without it, everything is to be built.")
+@_TO
 @click.option("--reuse-from", metavar="REPO", help="Another repository to take chunks from.")
 @click.option("--force", multiple=True, metavar="NAME", help="Build this chunk (or base) anew.")
+@_HASH_COMPAT
 @_JSON
 def plan(
-    project: Path, to: str | None, reuse_from: str | None, force: tuple[str, ...], as_json: bool
+    project: Path,
+    to: str | None,
+    reuse_from: str | None,
+    force: tuple[str, ...],
+    hash_compat: str,
+    as_json: bool,
 ) -> None:
-    """What `lapstrake build` would do now, and why; and what each order of layers would cost."""
-    from builder.plan import chain_id_counts
+    """What `lapstrake build` would do now, and why; and what each order of layers would cost.
+
+    Without --to nothing is known to be built.
+    """
+    from builder.plan import chain_id_counts, plan_chunk
 
     output = Output(as_json=as_json)
     loaded, inputs = _load(project, output)
-    actions = run(_plan(loaded, inputs, to, reuse_from, frozenset(force)))
+    names = ("base", *loaded.chunks)
+    actions: Sequence[PlannedAction] = [
+        plan_chunk(name, inputs[name], base_digest=None, published=None, forced=name in force)
+        for name in names
+    ]
+    if to is not None:
+        actions = run(_plan(project, to, reuse_from, frozenset(force), hash_compat))
     counts = chain_id_counts({name: item.chunks for name, item in loaded.combinations.items()})
     fields = {"actions": [dataclasses.asdict(action) for action in actions], "chain_ids": dict(counts)}
     shown = table(("chunk", "action", "why"), [(item.chunk, item.action, item.reason) for item in actions])
@@ -145,24 +177,31 @@ def _load(root: Path, output: Output) -> "tuple[Project, Mapping[str, Inputs]]":
 
 
 async def _plan(
-    loaded: "Project",
-    inputs: "Mapping[str, Inputs]",
-    to: str | None,
-    reuse_from: str | None,
-    force: frozenset[str],
+    root: Path, to: str, reuse_from: str | None, force: frozenset[str], hash_compat: str
 ) -> "Sequence[PlannedAction]":
     from builder.build import plan_project
-    from builder.chunk_store import ChunkStore
-    from builder.plan import plan_chunk
-    from ocikit.opening import repositories
     from ocikit.reference import RepositoryName
 
-    if to is None:
-        return [
-            plan_chunk(name, inputs[name], base_digest=None, published=None, forced=name in force)
-            for name in ("base", *loaded.chunks)
-        ]
-    async with repositories() as opener:
-        elsewhere: Any = None if reuse_from is None else opener.open(RepositoryName.parse(reuse_from))
-        store = ChunkStore(opener.open(RepositoryName.parse(to), create=True), elsewhere)
-        return await plan_project(loaded, inputs, store, force=force)
+    elsewhere = None if reuse_from is None else RepositoryName.parse(reuse_from)
+    async with _bench(root, to, hash_compat, elsewhere) as bench:
+        return await plan_project(bench.project, bench.inputs, bench.store, force=force)
+
+
+async def _compat_inputs(root: Path, to: str, hash_compat: str) -> "Mapping[str, Inputs]":
+    async with _bench(root, to, hash_compat, None) as bench:
+        return bench.inputs
+
+
+def _bench(
+    root: Path, to: str, hash_compat: str, reuse_from: "RepositoryName | None"
+) -> "AbstractAsyncContextManager[Workbench]":
+    from builder.app import workbench
+    from builder.build import Reporter
+    from builder.settings import BuilderSettings
+    from ocikit.reference import RepositoryName
+    from servicekit.settings import load
+
+    reporter = Reporter(lambda _: None, lambda _name, _line: None)  # warnings were given when it was loaded
+    settings = load(BuilderSettings, "builder")
+    name = RepositoryName.parse(to)
+    return workbench(root, name, settings, reporter, reuse_from=reuse_from, hash_compat=hash_compat)
