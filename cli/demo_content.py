@@ -2,30 +2,51 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from cli.demo_run import DemoRun
+from cli.demo_run import DemoRun, agent_job
 from cli.tree_compare import tree_differences
 from servicekit.units import format_size
 
 _WORKSPACE = "demo/venv"
+_API = f"/v1/workspaces/{_WORKSPACE}"
 
 
 def run_content(run: DemoRun) -> None:
-    """Adds a row per step. Raises DemoFailed."""
-    tree, store = run.work / "workspaces" / "venv", f"file://{run.work}/store"
-    tree.parent.mkdir()
+    """The first round through the node's service, as an agent asks; the second by hand. Raises DemoFailed."""
+    root, store = run.work / "workspaces", f"file://{run.work}/store"
+    tree = root / "venv"
+    root.mkdir()
     run.command("cp", "-a", sys.prefix, tree)
-    first = _backup(run, "back up", tree, store)
-    _restore_and_compare(run, "restore the first", first, tree, store)
+    serve = ("content", "serve", "--listen", "127.0.0.1:0", "--store", store, "--workspaces-root", root)
+    with run.serving(*serve) as origin:
+        first = _backup_by_agent(run, origin)
+        _restore_by_agent(run, origin, first, tree)
     _change(tree)
     second = _backup(run, "back up again, changed", tree, store)
-    _restore_and_compare(run, "restore the second", second, tree, store)
+    _restore(run, "restore the second", second, tree, store)
     _unpack_with_tar(run, second, tree)
 
 
+def _backup_by_agent(run: DemoRun, origin: str) -> str:
+    run.output.say(f"> POST {_API}/backups")
+    return _backed_up(run, "back up", *agent_job(origin, f"{_API}/backups", {}))
+
+
+def _restore_by_agent(run: DemoRun, origin: str, snapshot_id: str, tree: Path) -> None:
+    run.output.say(f"> POST {_API}/restores")
+    body = {"snapshot_id": snapshot_id, "path": "restored"}
+    result, seconds = agent_job(origin, f"{_API}/restores", body)
+    _restored(run, "restore the first", result, seconds, tree, tree.with_name("restored"))
+
+
 def _backup(run: DemoRun, step: str, tree: Path, store: str) -> str:
-    result, seconds = run.lapstrake("backup", tree, "--workspace", _WORKSPACE, "--store", store)
+    return _backed_up(run, step, *run.lapstrake("backup", tree, "--workspace", _WORKSPACE, "--store", store))
+
+
+def _backed_up(run: DemoRun, step: str, result: Mapping[str, Any], seconds: float) -> str:
     run.check(holds=not result["left_out"], otherwise=f"{step}: left out {result['left_out']}")
     run.add(
         step,
@@ -37,13 +58,18 @@ def _backup(run: DemoRun, step: str, tree: Path, store: str) -> str:
     return str(result["snapshot_id"])
 
 
-def _restore_and_compare(run: DemoRun, step: str, snapshot_id: str, tree: Path, store: str) -> None:
-    """Right after the backup, while ``tree`` still is what was backed up."""
-    target = run.work / "restored" / snapshot_id
-    target.parent.mkdir(exist_ok=True)
+def _restore(run: DemoRun, step: str, snapshot_id: str, tree: Path, store: str) -> None:
+    target = run.work / "restored"
     result, seconds = run.lapstrake(
         "restore", target, "--workspace", _WORKSPACE, "--store", store, "--snapshot", snapshot_id
     )
+    _restored(run, step, result, seconds, tree, target)
+
+
+def _restored(
+    run: DemoRun, step: str, result: Mapping[str, Any], seconds: float, tree: Path, target: Path
+) -> None:
+    """Compares while ``tree`` still is what was backed up."""
     _require_same(run, step, tree, target)
     run.add(
         step,

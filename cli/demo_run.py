@@ -98,6 +98,26 @@ def lapstrake_path() -> Path:
     return Path(sys.executable).parent / "lapstrake"
 
 
+def agent_job(origin: str, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+    """Starts a job of the content service, follows its events to the end; its result and the seconds.
+
+    Raises DemoFailed with the service's own words when the job fails.
+    """
+    started_s = time.monotonic()
+    request = urllib.request.Request(  # noqa: S310 (our own server)
+        origin + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=_START_S) as response:  # noqa: S310 (our own server)
+        job = json.load(response)
+    with urllib.request.urlopen(f"{origin}/v1/jobs/{job['id']}/events", timeout=300) as events:  # noqa: S310
+        data = [line for line in events if line.startswith(b"data: ")]
+    ended = json.loads(data[-1].removeprefix(b"data: "))
+    if ended["result"] is None:
+        raise DemoFailed(f"POST {path} ended {ended['state']}: {ended['error']}")
+    result: dict[str, Any] = ended["result"]
+    return result, time.monotonic() - started_s
+
+
 def metric_total(origin: str, name: str, labels: Mapping[str, str]) -> float:
     """The sum of a metric's samples that carry ``labels``, read from a server's /metrics."""
     with urllib.request.urlopen(f"{origin}/metrics", timeout=10) as response:  # noqa: S310 (our own server)
