@@ -10,6 +10,8 @@ from pathlib import Path
 from builder.build import BuildOptions, ProjectBuilder, Reporter
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import PassedTests, TestRunner
+from builder.contents import ContentsCache
+from builder.contents_store import ContentsStore
 from builder.dazzle_hash import with_dazzle_hashes
 from builder.engine import BuildEngine, BuildRequest, BuiltImage, LogLine
 from builder.engines import buildah
@@ -75,8 +77,15 @@ class Workbench:
                 jobs=self.settings.jobs,
                 timeout_s=self.settings.test_timeout,
             )
+        contents = ContentsStore(self.store.target, ContentsCache(self.state.contents))
         return ImageMaker(
-            self.project, self.inputs, self.store, runner, self.reporter.say, jobs=self.settings.jobs
+            self.project,
+            self.inputs,
+            self.store,
+            runner,
+            contents,
+            self.reporter.say,
+            jobs=self.settings.jobs,
         )
 
 

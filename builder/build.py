@@ -23,6 +23,8 @@ from builder.chunk_images import (
     layer_annotations,
 )
 from builder.chunk_store import ChunkStore, Found, stage_as_layout
+from builder.contents import ContentsCache
+from builder.contents_store import ContentsStore
 from builder.engine import BuildEngine, BuildRequest, BuiltImage
 from builder.fingerprint import Inputs, used_contexts
 from builder.layer_publish import LayerRecords, publish_layer
@@ -96,6 +98,7 @@ class ProjectBuilder:
         self._options = options
         self._reporter = reporter
         self._records = LayerRecords(state.layer_records)
+        self._contents = ContentsStore(store.target, ContentsCache(state.contents))
 
     async def base(self) -> Done:
         """The base image, built when it is not there."""
@@ -139,8 +142,10 @@ class ProjectBuilder:
             request = await self._request(chunk, inputs, base, directory)
             built = await self._engine.build(request, lambda line: self._reporter.log(chunk.name, line))
             config, manifest = await self._publish(chunk, inputs, base, built)
-        await self._store.put(config, manifest, tag)
-        return await load_image(self._store.target, tag)
+            await self._store.put(config, manifest, tag)
+        image = await load_image(self._store.target, tag)
+        await self._contents.publish(image, tag)
+        return image
 
     async def _request(
         self, chunk: Chunk, inputs: Inputs, base: Image | None, directory: Path
@@ -184,6 +189,7 @@ class ProjectBuilder:
                 tar,
                 self._store.target,
                 self._records,
+                self._contents.cache,
                 compression=self._project.options.compression,
                 clamp_s=self._options.source_date_epoch,
                 annotations=layer_annotations(chunk, inputs),

@@ -7,6 +7,7 @@
      * UnknownName         no such chunk or combination in the project
      * ChunkMissing        the repository lacks what a combination needs
      * BuildFailed         the engine said no; the end of its log is in the message
+     * FilesConflict       chunks of one image overwrite or delete each other's files
      * TestsFailed         every test that failed, with what it printed
      * InvalidLayer        a layer that is no tar, or one that reaches outside its root
      * EngineUnavailable   no engine, or no privilege to run one
@@ -16,6 +17,8 @@ Errors of repositories and images are `ocikit.errors`.
 """
 
 from collections.abc import Sequence
+
+_SHOWN_CONFLICTS = 20
 
 
 class BuilderError(Exception):
@@ -64,6 +67,18 @@ class TestsFailed(BuilderError):
     def __init__(self, failures: Sequence[str]) -> None:
         super().__init__("\n".join(failures))
         self.failures = tuple(failures)
+
+
+class FilesConflict(BuilderError):
+    """``conflicts`` are one line each."""
+
+    def __init__(self, image: str, conflicts: Sequence[str]) -> None:
+        shown = list(conflicts[:_SHOWN_CONFLICTS])
+        if len(conflicts) > len(shown):
+            shown.append(f"and {len(conflicts) - len(shown)} more")
+        lines = [f"{image}: {line}" for line in shown]
+        super().__init__("\n".join([*lines, "allow what is meant under lapstrake: allow-conflicts"]))
+        self.conflicts = tuple(conflicts)
 
 
 class InvalidLayer(BuilderError, ValueError):

@@ -1,5 +1,6 @@
 """Combinations into images: composed, tested on what will ship, and only then named."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,13 +8,16 @@ from builder.chunk_images import StoredChunk
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import TestCase, TestResult, TestRunner, cases_of, describe_failure
 from builder.combine import Combined, combine
-from builder.errors import ChunkMissing, TestsFailed
+from builder.conflicts import find_conflicts, merged_files
+from builder.contents_store import ContentsStore
+from builder.errors import ChunkMissing, FilesConflict, TestsFailed
 from builder.fingerprint import Inputs
+from builder.merged_layer import MERGED, publish_files
 from builder.names import base_tag, chunked_tag
 from builder.parallel import each
 from builder.plan import layer_order
 from builder.project import ChunkTest, Project
-from ocikit.compose import ComposedImage
+from ocikit.compose import Addition, ComposedImage
 from ocikit.errors import ManifestNotFound
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Manifest, RawManifest
@@ -68,6 +72,7 @@ class ImageMaker:
         inputs: Mapping[str, Inputs],
         store: ChunkStore,
         runner: TestRunner | None,
+        contents: ContentsStore,
         say: Callable[[str], None],
         *,
         jobs: int,
@@ -76,6 +81,7 @@ class ImageMaker:
         self._inputs = inputs
         self._store = store
         self._runner = runner
+        self._contents = contents
         self._say = say
         self._jobs = jobs
 
@@ -95,7 +101,7 @@ class ImageMaker:
             found = await self._store.chunk(name, inputs, str(image.descriptor.digest))
             if found is None:
                 return None
-            return StoredChunk(name, await self._store.take(found, chunked_tag(name, inputs.hash)))
+            return StoredChunk(name, await self._store.take(found, self._tag(name)))
 
         chunks = dict(zip(names, await each(names, find, jobs=8), strict=True))
         if missing := [name for name, chunk in chunks.items() if chunk is None]:
@@ -125,12 +131,17 @@ class ImageMaker:
     async def make(
         self, wanted: Sequence[Wanted], base: Image, chunks: Mapping[str, StoredChunk]
     ) -> Sequence[MadeImage]:
-        """Composes, tests and names each image. One that fails its tests is not named: TestsFailed."""
+        """Composes, tests and names each image.
+
+        Raises FilesConflict before anything is named, TestsFailed when all others are.
+        """
+        tops = await each(wanted, lambda image: self._top(image, base, chunks), jobs=self._jobs)
+        on_top = {image.name: top for image, top in zip(wanted, tops, strict=True)}
 
         async def one(image: Wanted) -> MadeImage:
-            combined = combine(
-                base, self._base_name, [chunks[name] for name in image.chunks], self._project.env_actions
-            )
+            stack = [chunks[name] for name in image.chunks]
+            actions = self._project.env_actions
+            combined = combine(base, self._base_name, stack, actions, on_top[image.name])
             for note in combined.notes:
                 self._say(f"{image.name}: {note}")
             return await self._make(image, combined)
@@ -138,6 +149,28 @@ class ImageMaker:
         made = await each(wanted, one, jobs=max(self._jobs, 4))
         _raise_failures([result for image in made for result in image.results])
         return made
+
+    async def _top(self, image: Wanted, base: Image, chunks: Mapping[str, StoredChunk]) -> Sequence[Addition]:
+        """A layer of the files that had to be merged, if any. Raises FilesConflict."""
+        below = await self._contents.of(base, self._base_name)
+        stack = [
+            (name, await self._contents.of(chunks[name].image, self._tag(name))) for name in image.chunks
+        ]
+        allowed = self._project.options.allowed_conflicts
+        conflicts = await asyncio.to_thread(find_conflicts, stack, allowed)
+        if conflicts:
+            raise FilesConflict(image.name, [str(conflict) for conflict in conflicts])
+        files = await asyncio.to_thread(merged_files, below, stack)
+        if not files:
+            return ()
+        self._say(f"{image.name}: merged {', '.join(f'/{path}' for path in files)}")
+        layer = await publish_files(
+            self._store.target, files, [below, *(contents for _, contents in stack)], MERGED
+        )
+        return [Addition((layer,), ({"created_by": "lapstrake: files merged from several chunks"},))]
+
+    def _tag(self, name: str) -> str:
+        return chunked_tag(name, self._inputs[name].hash)
 
     async def _make(self, wanted: Wanted, combined: Combined) -> MadeImage:
         image = as_image(combined.image)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from builder.chunk_images import UNCOMPRESSED_BYTES
 from builder.compression import compressed
+from builder.contents import ContentsCache, read_contents
 from builder.layer_tar import NormalTar
 from builder.project import Compression
 from ocikit import media_types
@@ -47,6 +48,7 @@ async def publish_layer(
     tar: Path,
     repository: Repository,
     records: LayerRecords,
+    contents: ContentsCache,
     *,
     compression: Compression,
     clamp_s: int,
@@ -57,12 +59,18 @@ async def publish_layer(
     if normal.is_empty:
         return None
     diff_id, size = await in_thread(_hash, normal)
+    await in_thread(_remember_contents, contents, diff_id, normal)
     found = await in_thread(records.find, diff_id, compression)
     if found is None or not await _is_there(repository, found.digest):
         stored = await store_blob(repository, compressed(normal, compression))
         found = Descriptor(media_types.layer_media_type(compression), stored.digest, stored.size)
         await in_thread(records.remember, diff_id, compression, found)
     return Layer(found.with_annotations({**annotations, UNCOMPRESSED_BYTES: str(size)}), diff_id)
+
+
+def _remember_contents(cache: ContentsCache, diff_id: Digest, normal: NormalTar) -> None:
+    if cache.find(diff_id) is None:
+        cache.put(diff_id, read_contents(normal, diff_id.short).dump())
 
 
 def _hash(pieces: Iterable[bytes]) -> tuple[Digest, int]:

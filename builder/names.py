@@ -19,6 +19,11 @@ def chunked_prefix(name: str) -> str:
     return f"{name.replace(':', '-')}--"
 
 
+def contents_tag(tag: str) -> str:
+    """The tables of contents of the layers of the image under ``tag``."""
+    return f"{tag.removesuffix('--chunked')}--contents"
+
+
 def name_problem(name: str) -> str | None:
     """Why a chunk cannot be called so; None when it can."""
     if is_tag(chunked_tag(name, "0" * _HASH_LENGTH)):

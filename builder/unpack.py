@@ -19,6 +19,7 @@ from typing import IO, Self, cast
 from builder.compression import decompressed
 from builder.errors import InvalidLayer
 from builder.layer_tar import WHITEOUT, clean_path
+from builder.pieces import PieceReader
 from ocikit import media_types
 from ocikit.compose import Layer
 from ocikit.digest import Hasher
@@ -97,27 +98,6 @@ def unpack_tar(pieces: Iterable[bytes], root: Path, layer: str, *, overlay: bool
             stream.drain()
     except (tarfile.TarError, ValueError) as error:
         raise InvalidLayer(layer, f"not a tar: {error}") from error
-
-
-class PieceReader:
-    """Pieces as the file-like object that tarfile's stream mode reads."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self._pieces = iter(pieces)
-        self._buffer = bytearray()
-
-    def read(self, size: int) -> bytes:
-        while len(self._buffer) < size and (piece := next(self._pieces, None)) is not None:
-            self._buffer += piece
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
-
-    def drain(self) -> None:
-        """To the end, so that whoever hashes the pieces has seen all of them."""
-        self._buffer.clear()
-        for _ in self._pieces:
-            pass
 
 
 class _Tree:

@@ -56,6 +56,7 @@ BY_ERROR = {
     "UnknownName": NOT_FOUND,
     "ChunkMissing": NOT_FOUND,
     "InvalidLayer": CORRUPT,
+    "FilesConflict": INVALID,
     "EngineUnavailable": UNAVAILABLE,
     "BuildFailed": BUILD_FAILED,
     "TestsFailed": TEST_FAILED,

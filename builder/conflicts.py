@@ -1,0 +1,98 @@
+"""Where chunks of one image disagree about files, from tables of contents alone; pure.
+
+A chunk is built without the others, so what one writes and another overwrites or deletes is lost without a
+word unless somebody looks. Directory metadata is no conflict; identical files are none either.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pathspec
+
+from builder.contents import Contents, ContentsEntry
+from builder.layer_tar import WHITEOUT
+from builder.merge_files import LAST_WINS, MERGERS
+
+_OPAQUE = f"{WHITEOUT}{WHITEOUT}.opq"
+
+
+class ConflictKind(enum.StrEnum):
+    OVERWRITES = "overwrites"
+    DELETES = "deletes"
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """``chunk`` lies above ``other`` and overwrites or deletes its ``path`` (with a leading slash)."""
+
+    path: str
+    kind: ConflictKind
+    chunk: str
+    other: str
+
+    def __str__(self) -> str:
+        return f"{self.chunk} {self.kind} {self.path} of {self.other}"
+
+
+def find_conflicts(chunks: Sequence[tuple[str, Contents]], allowed: Sequence[str] = ()) -> Sequence[Conflict]:
+    """``chunks`` from the bottom up; ``allowed`` are gitignore patterns of paths where the last may win."""
+    quiet = pathspec.PathSpec.from_lines("gitignore", [*LAST_WINS, *allowed])
+    found: list[Conflict] = []
+    owners: dict[str, tuple[str, ContentsEntry]] = {}
+    for name, contents in chunks:
+        deleted = _deletions(contents)
+        found += [
+            Conflict(f"/{path}", ConflictKind.DELETES, name, owner)
+            for path, (owner, _) in (owners if deleted else {}).items()
+            if _is_below_any(path, deleted, contents)
+        ]
+        for path, entry in contents.entries.items():
+            if path.rpartition("/")[2].startswith(WHITEOUT):
+                continue
+            earlier = owners.get(path)
+            if earlier is not None and _disagree(earlier[1], entry) and path not in MERGERS:
+                found.append(Conflict(f"/{path}", ConflictKind.OVERWRITES, name, earlier[0]))
+            if entry.kind != "dir" or earlier is None or earlier[1].kind != "dir":
+                owners[path] = (name, entry)
+    return [conflict for conflict in found if not quiet.match_file(conflict.path.lstrip("/"))]
+
+
+def _disagree(earlier: ContentsEntry, later: ContentsEntry) -> bool:
+    if earlier.kind == later.kind == "dir":
+        return False
+    return earlier != later
+
+
+def _deletions(contents: Contents) -> Mapping[str, bool]:
+    """What the chunk removes: path -> whether only what is below it goes (an opaque directory)."""
+    found: dict[str, bool] = {}
+    for path in contents.entries:
+        parent, _, name = path.rpartition("/")
+        if name == _OPAQUE:
+            found[parent] = True
+        elif name.startswith(WHITEOUT):
+            found[f"{parent}/{name.removeprefix(WHITEOUT)}".lstrip("/")] = False
+    return found
+
+
+def _is_below_any(path: str, deleted: Mapping[str, bool], contents: Contents) -> bool:
+    """Whether ``path``, or a directory it is in, is deleted, and not written again by the same chunk."""
+    if path in contents.entries:
+        return False
+    if deleted.get(path) is False:
+        return True
+    parts = path.split("/")
+    return any("/".join(parts[:depth]) in deleted for depth in range(len(parts)))
+
+
+def merged_files(base: Contents, chunks: Sequence[tuple[str, Contents]]) -> Mapping[str, bytes]:
+    """The files that more than one chunk changed and a merger knows, as they should be."""
+    made: dict[str, bytes] = {}
+    for path, merger in MERGERS.items():
+        versions = [contents.merged[path] for _, contents in chunks if path in contents.merged]
+        if len(versions) > 1:
+            content = merger(base.merged.get(path, b""), versions)
+            if content != versions[-1]:
+                made[path] = content
+    return made

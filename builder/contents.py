@@ -1,0 +1,136 @@
+"""A layer's table of contents: enough to tell which chunks disagree, without the layer.
+
+Made once when a layer is published, kept beside the chunk as a small artifact, and cached by diff_id. The
+few files that can be merged are in it whole.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+import zstandard
+
+from builder.compression import decompressed
+from builder.errors import InvalidLayer
+from builder.layer_tar import clean_path
+from builder.merge_files import MERGERS
+from builder.pieces import PieceReader
+from ocikit.digest import Digest
+from servicekit.atomic import atomic_write
+
+_FORMAT_VERSION = 1
+_READ_BYTES = 1 << 20
+_MAX_MERGED_BYTES = 32 << 20
+_KINDS = {tarfile.DIRTYPE: "dir", tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "hard"}
+
+
+@dataclass(frozen=True, slots=True)
+class ContentsEntry:
+    """``content`` is a file's sha256 (hex), a link's target, empty otherwise."""
+
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """``entries`` by path, whiteouts among them under their own names; ``merged`` are whole files."""
+
+    entries: Mapping[str, ContentsEntry]
+    merged: Mapping[str, bytes] = field(default_factory=dict)
+
+    def dump(self) -> bytes:
+        """Compressed, and the same bytes for the same contents."""
+        document = {
+            "format_version": _FORMAT_VERSION,
+            "entries": {
+                path: [entry.kind, entry.mode, entry.uid, entry.gid, entry.content]
+                for path, entry in self.entries.items()
+            },
+            "merged": {path: base64.b64encode(data).decode() for path, data in self.merged.items()},
+        }
+        data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return zstandard.ZstdCompressor(level=3).compress(data)
+
+    @classmethod
+    def parse(cls, data: bytes, layer: str) -> "Contents":
+        """Raises InvalidLayer."""
+        try:
+            plain = b"".join(decompressed([data], "zstd", layer))
+            raw: Any = json.loads(plain)
+            if raw["format_version"] != _FORMAT_VERSION:
+                raise InvalidLayer(layer, "its table of contents is of another version")
+            entries = {path: ContentsEntry(*fields) for path, fields in raw["entries"].items()}
+            merged = {path: base64.b64decode(text) for path, text in raw["merged"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InvalidLayer(layer, "its table of contents cannot be read") from error
+        return cls(entries, merged)
+
+
+def read_contents(pieces: Iterable[bytes], layer: str) -> Contents:
+    """From an uncompressed tar, in one pass; blocking. Raises InvalidLayer."""
+    entries: dict[str, ContentsEntry] = {}
+    merged: dict[str, bytes] = {}
+    stream = PieceReader(pieces)
+    try:
+        with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
+            for member in archive:
+                path = clean_path(member.name, layer)
+                content = member.linkname if member.issym() else ""
+                if member.islnk():
+                    content = clean_path(member.linkname, layer)
+                if member.isreg():
+                    content, kept = _read_file(member, archive, keep=path in MERGERS)
+                    if kept is not None:
+                        merged[path] = kept
+                kind = "file" if member.isreg() else _KINDS.get(member.type, "node")
+                entries[path] = ContentsEntry(kind, member.mode & 0o7777, member.uid, member.gid, content)
+                setattr(archive, "members", [])  # noqa: B010 (unknown to its stubs; else every member is kept)
+            stream.drain()
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise InvalidLayer(layer, f"not a tar: {error}") from error
+    return Contents(entries, merged)
+
+
+def _read_file(member: tarfile.TarInfo, archive: tarfile.TarFile, *, keep: bool) -> tuple[str, bytes | None]:
+    hasher, kept = hashlib.sha256(), bytearray()
+    source = archive.extractfile(member)
+    while source is not None and (data := source.read(_READ_BYTES)):
+        hasher.update(data)
+        if keep and len(kept) <= _MAX_MERGED_BYTES:
+            kept += data
+    return hasher.hexdigest(), bytes(kept) if keep and len(kept) <= _MAX_MERGED_BYTES else None
+
+
+class ContentsCache:
+    """By diff_id, in files. Blocking; several processes may share ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def find(self, diff_id: Digest) -> Contents | None:
+        with contextlib.suppress(OSError, InvalidLayer):
+            return Contents.parse((self._root / diff_id.encoded).read_bytes(), diff_id.short)
+        return None
+
+    def put(self, diff_id: Digest, data: bytes) -> None:
+        atomic_write(self._root / diff_id.encoded, data)
+
+
+def stacked(layers: Sequence[Contents]) -> Contents:
+    """Several layers of one chunk as if they were one; what an upper layer hides is not shown."""
+    entries: dict[str, ContentsEntry] = {}
+    merged: dict[str, bytes] = {}
+    for layer in layers:
+        entries |= layer.entries
+        merged |= layer.merged
+    return Contents(entries, merged)
