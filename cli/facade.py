@@ -40,13 +40,14 @@ def _pairs(values: tuple[str, ...]) -> Mapping[str, str] | None:
 )
 @click.option("--image-specs", metavar="DIR", help="Specs of composed images, <image-id>.json each.")
 @click.option("--workers", metavar="N", help="Processes that serve. [1]")
-def serve(config: Path | None, upstreams: tuple[str, ...], **flags: Any) -> None:
+def serve(config: Path | None, upstreams: tuple[str, ...], **flags: Any) -> int:
     """Serve images until SIGTERM: /v2/<repository>/..., composed ones at /v2/workspaces/<image-id>/...
 
     Every option is also a setting of the file and an environment variable, LAPSTRAKE_FACADE_<NAME>. Prints
     `listening on http://HOST:PORT` when ready.
     """
     from registry_facade.app import serve as serve_facade
+    from registry_facade.app import serve_with_workers
     from registry_facade.settings import FacadeSettings
     from servicekit.logging import configure_logging
     from servicekit.settings import SettingsInvalid, load
@@ -60,7 +61,10 @@ def serve(config: Path | None, upstreams: tuple[str, ...], **flags: Any) -> None
         for words, (host, port) in zip(("listening on", "administration on"), addresses, strict=False):
             click.echo(f"{words} http://{host}:{port}")
 
+    if settings.workers > 1:
+        return serve_with_workers(settings, announce)
     run(serve_facade(settings, announce))
+    return 0
 
 
 @facade.command()

@@ -6,7 +6,7 @@ there being a default (classic Docker mirrors). ``workspaces/<image-id>`` names 
 """
 
 import dataclasses
-from collections.abc import Collection
+import functools
 from typing import Literal
 
 from ocikit.digest import Digest
@@ -42,6 +42,7 @@ class Target:
         return self.upstream == COMPOSED
 
 
+@functools.lru_cache(maxsize=8192)
 def parse_endpoint(path: str) -> Endpoint | None:
     """None for a path that is no pull of this API. Raises InvalidReference or InvalidDigest."""
     if not path.startswith("/v2/") or len(path) > _MAX_PATH:
@@ -61,7 +62,8 @@ def parse_endpoint(path: str) -> Endpoint | None:
             return None
 
 
-def choose_target(name: str, namespace: str, upstreams: Collection[str], default: str) -> Target:
+@functools.lru_cache(maxsize=8192)
+def choose_target(name: str, namespace: str, upstreams: frozenset[str], default: str) -> Target:
     """The repository that is meant. Raises UpstreamUnknown or InvalidReference."""
     namespace = _HUB_ALIASES.get(namespace, namespace)
     first, _, rest = name.partition("/")

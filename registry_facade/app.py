@@ -2,40 +2,42 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
-from ocikit.disk_store import DiskBlobStore
 from ocikit.distribution.client import RegistryClient, RegistryHost
 from ocikit.distribution.credentials import CredentialProvider, DockerConfigCredentials, default_docker_config
 from ocikit.distribution.transport import Deadlines, Transport
+from registry_facade.access import AccessLog, access_middleware
 from registry_facade.cache.catalog import Catalog
+from registry_facade.cache.claims import Claims
 from registry_facade.cache.storage import Storage
 from registry_facade.composing import Composer
-from registry_facade.digest_index.opening import digest_index
 from registry_facade.handlers import PullHandlers
-from registry_facade.ipfs.announce import Announcer
-from registry_facade.ipfs.kubo import READ_DEADLINES, Kubo
-from registry_facade.ipfs.metrics import IpfsMetrics
-from registry_facade.ipfs.neighbour import IpfsNeighbour
-from registry_facade.ipfs.source import IpfsSource
 from registry_facade.layers.made import MadeLayers
 from registry_facade.locating import Locator
 from registry_facade.manifests import Freshness, Manifests
 from registry_facade.metrics import FacadeMetrics
+from registry_facade.neighbourhood import neighbours_of
+from registry_facade.peers.handlers import PeerHandlers
+from registry_facade.peers.metrics import PeerMetrics
 from registry_facade.providers import DirectorySpecs, ImageSpecProvider, NoSpecs
 from registry_facade.settings import FacadeSettings
-from registry_facade.sources.neighbours import Neighbours
+from registry_facade.sources.fellows import answering_fellows
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
+from registry_facade.workers import Workers, held_port
 from servicekit.backoff import Backoff
-from servicekit.lifecycle import Listener, serve_until_signal
+from servicekit.lifecycle import Listener, ListenFailed, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.tasks import BackgroundTasks
-from servicekit.web import Readiness, access_middleware, operations_routes
+from servicekit.web import Readiness, operations_routes
 
 _NOTE_USES_EVERY_S = 5.0
 _DEADLINES = Deadlines(connect_s=5.0, first_byte_s=30.0, idle_s=30.0)
@@ -63,9 +65,22 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         transport = await stack.enter_async_context(Transport(_DEADLINES))
         background = await stack.enter_async_context(BackgroundTasks(drain_s=settings.drain_s))
         upstreams = Upstreams(_upstreams(settings, transport))
-        neighbours = await stack.enter_async_context(_neighbours(settings, metrics, background))
-        cache = ReadThrough(storage, counted, background, linger_s=settings.linger_s, neighbours=neighbours)
-        locator = Locator(upstreams, catalog, neighbours.origins())
+        peer_metrics = PeerMetrics.on(metrics)
+        neighbours = await stack.enter_async_context(
+            neighbours_of(settings, metrics, background, peer_metrics)
+        )
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="lapstrake-"))
+        address = Path(directory) / "worker.sock"
+        cache = ReadThrough(
+            storage,
+            counted,
+            background,
+            linger_s=settings.linger_s,
+            claims=Claims(settings.cache_dir / "partial", str(address)),
+            neighbours=neighbours,
+        )
+        await stack.enter_async_context(answering_fellows(address, cache.open_own))
+        locator = Locator(upstreams, catalog, neighbours)
         manifests = Manifests(
             upstreams, storage, catalog, counted, background, freshness=_freshness(settings)
         )
@@ -74,27 +89,13 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
             upstreams.names, _default_upstream(settings), manifests, composer, cache, locator, counted
         )
         stack.push_async_callback(_cancel, asyncio.create_task(_note_uses(storage)))
-        yield _applications(settings, metrics, readiness, handlers)
-
-
-@contextlib.asynccontextmanager
-async def _neighbours(
-    settings: FacadeSettings, metrics: Metrics, background: BackgroundTasks
-) -> AsyncIterator[Neighbours]:
-    """IPFS, when a node is configured."""
-    if not settings.ipfs_api:
-        yield Neighbours()
-        return
-    index = digest_index(
-        settings.digest_index,
-        default=settings.cache_dir / "cids.sqlite",
-        password=settings.digest_index_password,
-    )
-    async with contextlib.aclosing(index), Transport(READ_DEADLINES) as transport:
-        kubo, counted = Kubo(transport, settings.ipfs_api), IpfsMetrics.on(metrics)
-        store = DiskBlobStore(settings.cache_dir)
-        announcer = Announcer(kubo, index, counted, background)
-        yield Neighbours([IpfsNeighbour(IpfsSource(kubo, index, counted), announcer, store, background)])
+        routes = handlers.routes()
+        if settings.peers:
+            peers = PeerHandlers(upstreams.names, cache, locator, settings.peer_token, counted, peer_metrics)
+            routes += peers.routes()
+        log = AccessLog(sys.stderr)
+        stack.callback(log.flush)
+        yield _applications(settings, metrics, readiness, routes, log)
 
 
 async def _note_uses(storage: Storage) -> None:
@@ -109,14 +110,18 @@ async def _cancel(task: "asyncio.Task[None]") -> None:
 
 
 def _applications(
-    settings: FacadeSettings, metrics: Metrics, readiness: Readiness, handlers: PullHandlers
+    settings: FacadeSettings,
+    metrics: Metrics,
+    readiness: Readiness,
+    routes: Sequence[web.RouteDef],
+    log: AccessLog,
 ) -> Facade:
-    pulls = web.Application(middlewares=[access_middleware(metrics, service="facade")])
+    pulls = web.Application(middlewares=[access_middleware(metrics, log)])
     operations = pulls
     if settings.admin_listen is not None:
         operations = web.Application()
     operations.add_routes(operations_routes(metrics, readiness))
-    pulls.add_routes(handlers.routes())
+    pulls.add_routes(routes)
     return Facade(pulls, operations, readiness)
 
 
@@ -159,12 +164,38 @@ def _provider(settings: FacadeSettings, upstreams: Upstreams) -> ImageSpecProvid
     return DirectorySpecs(settings.image_specs, upstreams.names)
 
 
-async def serve(settings: FacadeSettings, on_started: Callable[[list[tuple[str, int]]], None]) -> None:
+async def serve(
+    settings: FacadeSettings,
+    on_started: Callable[[list[tuple[str, int]]], None],
+    *,
+    shared_port: bool = False,
+) -> None:
     """Serves until SIGTERM or SIGINT; ``on_started`` gets the bound addresses, pulls first."""
     async with facade(settings) as running:
-        listeners = [Listener(running.pulls, *settings.listen)]
+        listeners = [Listener(running.pulls, *settings.listen, reuse_port=shared_port)]
         if settings.admin_listen is not None:
-            listeners.append(Listener(running.operations, *settings.admin_listen))
+            listeners.append(Listener(running.operations, *settings.admin_listen, reuse_port=shared_port))
         await serve_until_signal(
             listeners, running.readiness, drain_s=settings.drain_s, on_started=on_started
         )
+
+
+def serve_with_workers(settings: FacadeSettings, on_started: Callable[[list[tuple[str, int]]], None]) -> int:
+    """Like `serve`, in ``settings.workers`` processes; blocking. Raises ListenFailed."""
+    with contextlib.ExitStack() as stack:
+        pulls = _held(stack, settings.listen)
+        admin = _held(stack, settings.admin_listen) if settings.admin_listen is not None else None
+        fixed = dataclasses.replace(settings, listen=pulls, admin_listen=admin)
+        addresses = [pulls] if admin is None else [pulls, admin]
+
+        def work(ready: Callable[[], None]) -> None:
+            asyncio.run(serve(fixed, lambda _: ready(), shared_port=True))
+
+        return Workers(settings.workers, work, lambda: on_started(addresses)).run()
+
+
+def _held(stack: contextlib.ExitStack, address: tuple[str, int]) -> tuple[str, int]:
+    try:
+        return stack.enter_context(held_port(*address))
+    except OSError as error:
+        raise ListenFailed(*address, error.strerror or str(error)) from error

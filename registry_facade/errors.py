@@ -6,7 +6,7 @@
      * NotFound           UpstreamUnknown  ImageSpecNotFound
      * InvalidInput       ImageSpecInvalid  LayerUnavailable
      * SourceUnavailable  PullFailed
-     * StoreError         CacheUnusable  AlreadyStored
+     * StoreError         CacheUnusable  AlreadyStored  ClaimedElsewhere
 """
 
 from collections.abc import Sequence
@@ -44,6 +44,14 @@ class PullFailed(SourceUnavailable):
 
 class CacheUnusable(StoreError):
     """The cache cannot take this blob: no room, read-only, broken. It can still be passed through."""
+
+
+class ClaimedElsewhere(StoreError):
+    """Another process of this node is downloading the blob. Never leaves the read-through cache."""
+
+    def __init__(self, digest: str, address: str) -> None:
+        super().__init__(digest, f"is being downloaded by the worker at {address}")
+        self.address = address
 
 
 class AlreadyStored(StoreError):

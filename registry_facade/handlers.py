@@ -1,6 +1,5 @@
 """The pull half of the distribution API: from a request to what answers it."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import structlog
@@ -9,6 +8,7 @@ from aiohttp import web
 from ocikit import media_types
 from ocikit.digest import Digest
 from ocikit.errors import InvalidReference, OciError
+from registry_facade.access import PULL_FIELDS
 from registry_facade.addressing import Endpoint, Target, choose_target, parse_endpoint
 from registry_facade.composing import Composer
 from registry_facade.locating import Locator
@@ -26,7 +26,6 @@ from registry_facade.responses import (
 )
 from registry_facade.sources.read_through import Locate, ReadThrough
 from registry_facade.streaming import BLOB_TYPE, BlobSender, asked_ranges, plan
-from servicekit.web import add_access_fields
 
 _log = structlog.get_logger(__name__)
 _PULL = "GET, HEAD"
@@ -36,7 +35,7 @@ _PULL = "GET, HEAD"
 class PullHandlers:
     """Everything below ``/v2/`` that reads."""
 
-    upstreams: Collection[str]
+    upstreams: frozenset[str]
     default_upstream: str
     manifests: Manifests
     composer: Composer
@@ -64,6 +63,12 @@ class PullHandlers:
                 return not_allowed(_PULL)
             namespace = request.query.get("ns", "")
             target = choose_target(endpoint.name, namespace, self.upstreams, self.default_upstream)
+            request[PULL_FIELDS].update(
+                kind=endpoint.kind,
+                upstream=target.upstream,
+                repository=target.repository,
+                reference=endpoint.reference,
+            )
             return await self._dispatch(request, endpoint, target)
         except OciError as error:
             _log.info("refused", path=request.path, reason=str(error), kind=type(error).__name__)
@@ -87,6 +92,7 @@ class PullHandlers:
             found = FoundManifest(await self.composer.manifest(target.repository, reference))
         else:
             found = await self.manifests.get(target, reference)
+        request[PULL_FIELDS].update(digest=found.raw.digest, stale=found.stale)
         return manifest_response(request, found.raw, target.namespace, stale=found.stale)
 
     async def blob(self, request: web.Request, target: Target, digest: Digest) -> web.StreamResponse:
@@ -104,9 +110,7 @@ class PullHandlers:
                 return await sender.send(digest, blob, chosen, target.namespace)
             finally:
                 self.metrics.served_bytes.labels(blob.served_from).inc(sender.sent_bytes)
-                add_access_fields(
-                    request, source=blob.served_from, digest=digest, blob_bytes=sender.sent_bytes
-                )
+                request[PULL_FIELDS].update(source=blob.served_from, sent_bytes=sender.sent_bytes)
 
     def _locate(self, target: Target, digest: Digest) -> Locate:
         if not target.is_composed:

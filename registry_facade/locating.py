@@ -1,48 +1,60 @@
-"""Where a blob can be had: the repository that was asked, any other it was seen in, and IPFS before both."""
+"""Where a blob can be had: neighbours, the repository that was asked, and any other it was seen in."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from ocikit.blobs import BlobSource
 from ocikit.digest import Digest
 from registry_facade.addressing import Target
 from registry_facade.cache.catalog import Catalog
 from registry_facade.errors import CacheUnusable
 from registry_facade.sources.chain import Origin
+from registry_facade.sources.neighbours import Neighbours, Place
 from registry_facade.sources.read_through import Located
 from registry_facade.sources.upstream import Upstreams, UpstreamSource
 
 
 class Locator:
-    """``nearer`` come before every upstream."""
+    """Neighbours come before every upstream."""
 
     def __init__(
         self,
         upstreams: Upstreams,
         catalog: Catalog,
-        nearer: Sequence[Origin],
+        neighbours: Neighbours,
     ) -> None:
         self._upstreams = upstreams
         self._catalog = catalog
-        self._nearer = nearer
+        self._neighbours = neighbours
 
     async def locate(
-        self, target: Target, digest: Digest, prepare: Callable[[], Awaitable[None]] | None = None
+        self,
+        target: Target,
+        digest: Digest,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+        *,
+        for_peer: bool = False,
     ) -> Located:
         """Origins in the order to ask them; ``prepare`` may make known what is not."""
         size, places = await self._places(digest)
-        origins = self._origins(target, places)
-        if not origins and prepare is not None:
+        found = self._repositories(target, places)
+        if not found and prepare is not None:
             await prepare()
             size, places = await self._places(digest)
-            origins = self._origins(target, places)
-        return Located([*self._nearer, *origins], size)
+            found = self._repositories(target, places)
+        shared = next((place for place in found if place.upstream in self._upstreams.names), None)
+        near = self._neighbours.origins(shared, for_peer=for_peer)
+        return Located([*near, *(Origin(self._source(place)) for place in found)], size)
 
-    def _origins(self, target: Target, places: Sequence[tuple[str, str]]) -> Sequence[Origin]:
+    def _repositories(self, target: Target, places: Sequence[tuple[str, str]]) -> Sequence[Place]:
         asked = [] if target.is_composed else [(target.upstream, target.repository)]
         return [
-            Origin(UpstreamSource(self._upstreams.named(upstream).repository(repository)))
+            Place(upstream, repository)
             for upstream, repository in dict.fromkeys([*asked, *places])
             if upstream in self._upstreams.names or upstream.startswith("oci:")
         ]
+
+    def _source(self, place: Place) -> BlobSource:
+        return UpstreamSource(self._upstreams.named(place.upstream).repository(place.repository))
 
     async def _places(self, digest: Digest) -> tuple[int | None, Sequence[tuple[str, str]]]:
         try:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from registry_facade.digest_index.opening import INDEX_ACCEPTS, is_digest_index
+from registry_facade.peers.membership import is_peer_address
 from servicekit.secrets import Secret
 from servicekit.settings import (
     DURATION,
@@ -14,6 +15,7 @@ from servicekit.settings import (
     SIZE,
     STRING,
     STRING_MAP,
+    STRINGS,
     host_port,
     setting,
 )
@@ -59,6 +61,11 @@ class FacadeSettings:
     stale_budget_s: float = setting(
         DURATION, 1.5, "How long an upstream may take to confirm a tag before the known answer is served."
     )
+    peers: tuple[str, ...] = setting(
+        STRINGS, (), "Other facades: http://HOST:PORT, or dns+http://NAME:PORT for all addresses of a name."
+    )
+    peer_url: str = setting(STRING, "", "How the peers address this facade; needed where peers are named.")
+    peer_token: Secret = setting(SECRET, Secret(""), "What peers prove themselves with, the same for all.")
     linger_s: float = setting(DURATION, 10.0, "How long a download goes on after its last client has gone.")
 
     def problems(self) -> list[str]:
@@ -72,6 +79,13 @@ class FacadeSettings:
             found.append(f"facade.digest_index: {INDEX_ACCEPTS}")
         if self.ipfs_api and not self.ipfs_api.startswith(("http://", "https://")):
             found.append(f"facade.ipfs_api: {self.ipfs_api!r}; accepts http(s)://HOST[:PORT]")
+        if self.peers and not is_peer_address(self.peer_url):
+            found.append("facade.peer_url: accepts http(s)://HOST:PORT, and is needed where peers are named")
+        found += [
+            f"facade.peers: {peer!r}; accepts http(s)://HOST:PORT or dns+http(s)://NAME:PORT"
+            for peer in self.peers
+            if not is_peer_address(peer)
+        ]
         for name, target in self.upstreams.items():
             if not target.startswith(("http://", "https://", "oci:")):
                 found.append(f"facade.upstreams: {name}={target!r}; accepts http(s)://HOST[:PORT] or oci:DIR")

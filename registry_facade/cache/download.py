@@ -110,6 +110,10 @@ class Download:
 
     # ----- the work -----
 
+    def refuse(self, error: OciError) -> None:
+        """Instead of `run`: readers get ``error``."""
+        self._fail(error)
+
     async def run(self, first_at: int = 0) -> None:
         """Until published, failed or cancelled; readers get the error, the caller nothing."""
         keep = True

@@ -12,11 +12,30 @@ from ocikit.digest import Digest
 from registry_facade.sources.chain import Origin
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A repository that has a blob, or should."""
+
+    upstream: str
+    repository: str
+
+    def query(self) -> dict[str, str]:
+        return {"upstream": self.upstream, "repository": self.repository}
+
+
 class Neighbour(Protocol):
-    """Both notices return at once and never raise."""
+    """The notices return at once and never raise."""
 
     @property
-    def source(self) -> BlobSource: ...
+    def name(self) -> str:
+        """That of its sources."""
+
+    @property
+    def relays(self) -> bool:
+        """Whether it may be asked on behalf of a peer."""
+
+    def source(self, place: Place | None) -> BlobSource:
+        """For a blob of ``place``, as far as that is known."""
 
     def stored(self, digest: Digest, source: str) -> None:
         """A verified blob lies in the cache; most of it came from ``source``."""
@@ -31,8 +50,12 @@ class Neighbours:
 
     members: Sequence[Neighbour] = ()
 
-    def origins(self) -> list[Origin]:
-        return [Origin(member.source, trusted=False) for member in self.members]
+    def origins(self, place: Place | None, *, for_peer: bool = False) -> list[Origin]:
+        return [
+            Origin(member.source(place), trusted=False)
+            for member in self.members
+            if member.relays or not for_peer
+        ]
 
     def stored(self, digest: Digest, source: str) -> None:
         for member in self.members:
@@ -40,7 +63,7 @@ class Neighbours:
 
     def lied(self, digest: Digest, source: str) -> None:
         for member in self.members:
-            if member.source.name == source:
+            if member.name == source:
                 member.lied(digest)
 
 

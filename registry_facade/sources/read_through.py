@@ -14,20 +14,24 @@ import structlog
 from ocikit.blobs import BLOB_MEDIA_TYPE, BlobReader, BlobSource
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
-from ocikit.errors import BlobNotFound, IntegrityError, OciError
+from ocikit.errors import BlobNotFound, IntegrityError, OciError, SourceUnavailable
 from ocikit.ranges import ByteRange, ContentRange
+from registry_facade.cache.claims import Claim, Claims
 from registry_facade.cache.download import Download, Hooks
 from registry_facade.cache.growing import GrowingBlob
 from registry_facade.cache.storage import Storage
-from registry_facade.errors import AlreadyStored, CacheUnusable
+from registry_facade.errors import AlreadyStored, CacheUnusable, ClaimedElsewhere
 from registry_facade.metrics import FacadeMetrics
 from registry_facade.open_blob import FileSpan, OpenBlob, Part, read_parts
 from registry_facade.sources.chain import Origin, Selection
+from registry_facade.sources.fellows import FellowBlob, Fellows
 from registry_facade.sources.neighbours import NO_NEIGHBOURS, Neighbours
 from registry_facade.sources.passing import PassingBlob
 from servicekit.tasks import BackgroundTasks
 
 _log = structlog.get_logger(__name__)
+_RECLAIM_S = 0.05
+"""Between two attempts to read from, or take over from, a fellow worker that has just gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,15 @@ class ReadThrough:
         background: BackgroundTasks,
         *,
         linger_s: float,
+        claims: Claims,
         neighbours: Neighbours = NO_NEIGHBOURS,
     ) -> None:
         self.storage = storage
         self._metrics = metrics
         self._background = background
         self._linger_s = linger_s
+        self._claims = claims
+        self._fellows = Fellows()
         self._neighbours = neighbours
         self._downloads: dict[Digest, Download] = {}
 
@@ -108,10 +115,31 @@ class ReadThrough:
                 return await self._join(self._downloads[digest], stack)
             except AlreadyStored:
                 continue
+            except ClaimedElsewhere as claimed:
+                with contextlib.suppress(SourceUnavailable, BlobNotFound):
+                    return await self._follow(digest, claimed.address, locate)
+                await asyncio.sleep(_RECLAIM_S)
             except CacheUnusable as error:
                 _log.warning("passing_through", digest=digest, reason=str(error))
                 located = await locate()
                 return await PassingBlob.open(digest, located.origins, located.size, self._received)
+
+    async def _follow(self, digest: Digest, address: str, locate: Locate) -> OpenBlob:
+        """What a fellow worker is downloading. Raises SourceUnavailable or BlobNotFound when it is gone."""
+        async with self._fellows.get(address, digest, 0, 1) as (size, _):
+            return FellowBlob(
+                digest, size, address, self._fellows, lambda at: self.open(digest, locate, start=at)
+            )
+
+    @contextlib.asynccontextmanager
+    async def open_own(self, digest: Digest) -> AsyncIterator[OpenBlob]:
+        """What this process is downloading or has, for its fellows. Raises BlobNotFound."""
+        async with contextlib.AsyncExitStack() as stack:
+            download = self._downloads.get(digest)
+            if download is not None and download.is_open:
+                yield await self._join(download, stack)
+            else:
+                yield await self.storage.open(digest, stack)
 
     async def _join(self, download: Download, stack: contextlib.AsyncExitStack) -> OpenBlob:
         blob = await stack.enter_async_context(download.attached())
@@ -142,12 +170,29 @@ class ReadThrough:
         if predecessor is not None and predecessor.task is not None:
             await asyncio.wait({predecessor.task})
         self._metrics.downloads.inc()
+        claim: Claim | None = None
         try:
-            await download.run(start)
+            claim = await self._claim(download)
+            if claim is not None:
+                await download.run(start)
         finally:
             self._metrics.downloads.dec()
+            if claim is not None:
+                claim.release()
             if self._downloads.get(download.digest) is download:
                 del self._downloads[download.digest]
+
+    async def _claim(self, download: Download) -> Claim | None:
+        """The right to download for this node; without it the readers are told who has it."""
+        try:
+            claim = await self._claims.take(download.digest)
+        except CacheUnusable as error:
+            download.refuse(error)
+            return None
+        if isinstance(claim, str):
+            download.refuse(ClaimedElsewhere(download.digest, claim))
+            return None
+        return claim
 
     async def _publish(self, blob: GrowingBlob, source: str) -> None:
         await self.storage.publish(blob, source)

@@ -1,0 +1,109 @@
+"""Several processes on one port: the kernel spreads connections, the cache directory is shared.
+
+This process only starts the others and replaces one that dies. It holds the port without listening, so that
+the address stays the same whatever happens to the workers.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+_RESTART_S = 1.0
+
+Work = Callable[[Callable[[], None]], None]
+"""What a worker does until SIGTERM; it calls its argument once, when it serves."""
+
+
+@contextlib.contextmanager
+def held_port(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """A port that workers may bind together; 0 picks a free one. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((host, port))
+        yield holder.getsockname()[:2]
+
+
+@dataclass
+class Workers:
+    """Blocking; for a process that has no event loop and no threads."""
+
+    count: int
+    work: Work
+    on_ready: Callable[[], None]
+    _children: dict[int, float] = field(default_factory=dict)
+    _stopping: bool = False
+
+    def run(self) -> int:
+        """Returns when all have ended after SIGTERM or SIGINT: 0, or 1 if one did not end well."""
+        reader, writer = os.pipe()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        for _ in range(self.count):
+            self._fork(reader, writer)
+        self._await_ready(reader)
+        return self._supervise(reader, writer)
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+        for pid in list(self._children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _fork(self, reader: int, writer: int) -> None:
+        pid = os.fork()
+        if pid:
+            self._children[pid] = time.monotonic()
+            return
+        status = 1
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            os.close(reader)
+            self.work(lambda: _report(writer))
+            status = 0
+        except Exception:  # noqa: BLE001 (the boundary of a process)
+            _log.exception("worker_failed")
+        finally:
+            os._exit(status)  # the parent's cleanup is the parent's
+
+    def _await_ready(self, reader: int) -> None:
+        """Until each has reported, or one could not begin."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(reader, selectors.EVENT_READ)
+            ready = 0
+            while ready < self.count and not self._stopping:
+                if selector.select(timeout=0.1):
+                    ready += len(os.read(reader, self.count))
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if pid:
+                    del self._children[pid]
+                    self._stop()
+                    return
+        self.on_ready()
+
+    def _supervise(self, reader: int, writer: int) -> int:
+        worst = 0
+        while self._children:
+            pid, raw = os.waitpid(-1, 0)
+            started_s = self._children.pop(pid)
+            status = os.waitstatus_to_exitcode(raw)
+            worst = worst or int(status != 0 and self._stopping)
+            if not self._stopping:
+                _log.error("worker_died", pid=pid, status=status)
+                time.sleep(max(0.0, started_s + _RESTART_S - time.monotonic()))
+                self._fork(reader, writer)
+        return worst
+
+
+def _report(writer: int) -> None:
+    os.write(writer, b".")
+    os.close(writer)
