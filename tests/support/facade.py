@@ -56,10 +56,11 @@ async def running_facade(cache_dir: Path, **settings: Any) -> AsyncIterator[Runn
     """In this process; ``settings`` are fields of FacadeSettings."""
     chosen = FacadeSettings(**{"cache_dir": cache_dir, "drain_s": 0.2, "linger_s": 0.0, **settings})
     assert not chosen.problems()
+    port = chosen.listen[1] if "listen" in settings else 0
     async with contextlib.AsyncExitStack() as stack:
         made = await stack.enter_async_context(facade(chosen))
         addresses = await stack.enter_async_context(
-            listening([Listener(made.pulls, "127.0.0.1", 0)], drain_s=0.2)
+            listening([Listener(made.pulls, "127.0.0.1", port)], drain_s=0.2)
         )
         url = "http://{}:{}".format(*addresses[0])
         session = await stack.enter_async_context(
