@@ -149,6 +149,9 @@ def _foreign_errors(url: str, phase: str) -> Iterator[None]:
         yield
     except TimeoutError as error:  # aiohttp's timeouts are TimeoutErrors too
         raise TimedOut(shown, phase) from error
+    except aiohttp.ClientConnectorCertificateError as error:  # the only one without an os_error
+        reason = getattr(error.certificate_error, "verify_message", "") or str(error.certificate_error)
+        raise ConnectFailed(f"{error.host}:{error.port}", f"its certificate is refused: {reason}") from error
     except aiohttp.ClientConnectorError as error:
         reason = os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)
         raise ConnectFailed(f"{error.host}:{error.port}", reason) from error
