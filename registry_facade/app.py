@@ -21,6 +21,8 @@ from registry_facade.cache.storage import Storage
 from registry_facade.composing import Composer
 from registry_facade.handlers import PullHandlers
 from registry_facade.layers.made import MadeLayers
+from registry_facade.local.handlers import LocalHandlers
+from registry_facade.local.store import LocalStore
 from registry_facade.locating import Locator
 from registry_facade.manifests import Freshness, Manifests
 from registry_facade.metrics import FacadeMetrics
@@ -86,7 +88,14 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         )
         composer = Composer(_provider(settings, upstreams), manifests, cache, locator, MadeLayers(storage))
         handlers = PullHandlers(
-            upstreams.names, _default_upstream(settings), manifests, composer, cache, locator, counted
+            upstreams.names,
+            _default_upstream(settings),
+            manifests,
+            composer,
+            cache,
+            locator,
+            counted,
+            await _local(settings, counted, stack),
         )
         stack.push_async_callback(_cancel, asyncio.create_task(_note_uses(storage)))
         routes = handlers.routes()
@@ -96,6 +105,16 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         log = AccessLog(sys.stderr)
         stack.callback(log.flush)
         yield _applications(settings, metrics, readiness, routes, log)
+
+
+async def _local(
+    settings: FacadeSettings, counted: FacadeMetrics, stack: contextlib.AsyncExitStack
+) -> LocalHandlers | None:
+    if not settings.local.enabled:
+        return None
+    store = LocalStore(settings.local.root or settings.cache_dir / "local")
+    stack.push_async_callback(store.aclose)
+    return LocalHandlers(settings.local.namespace, store, counted)
 
 
 async def _note_uses(storage: Storage) -> None:

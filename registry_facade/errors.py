@@ -3,7 +3,7 @@
 ::
 
     OciError
-     * NotFound           UpstreamUnknown  ImageSpecNotFound
+     * NotFound           UpstreamUnknown  ImageSpecNotFound  UploadUnknown
      * InvalidInput       ImageSpecInvalid  LayerUnavailable
      * SourceUnavailable  PullFailed
      * StoreError         CacheUnusable  AlreadyStored  ClaimedElsewhere
@@ -26,6 +26,11 @@ class UpstreamUnknown(NotFound):
 class ImageSpecNotFound(NotFound):
     def __init__(self, image_id: str) -> None:
         super().__init__(f"there is no image spec {image_id[:200]!r}")
+
+
+class UploadUnknown(NotFound):
+    def __init__(self, identity: str) -> None:
+        super().__init__(f"there is no upload {identity[:64]!r}")
 
 
 class ImageSpecInvalid(InvalidInput):

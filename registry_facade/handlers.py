@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
-from ocikit import media_types
 from ocikit.digest import Digest
-from ocikit.errors import InvalidReference, OciError
+from ocikit.errors import OciError
 from registry_facade.access import PULL_FIELDS
 from registry_facade.addressing import Endpoint, Target, choose_target, parse_endpoint
 from registry_facade.composing import Composer
+from registry_facade.listing import referrers_response, tags_response
+from registry_facade.local.handlers import LocalHandlers
 from registry_facade.locating import Locator
 from registry_facade.manifests import FoundManifest, Manifests
 from registry_facade.metrics import FacadeMetrics
@@ -19,7 +20,6 @@ from registry_facade.responses import (
     content_headers,
     error_response,
     json_error,
-    json_response,
     manifest_response,
     matches,
     not_allowed,
@@ -42,6 +42,7 @@ class PullHandlers:
     cache: ReadThrough
     locator: Locator
     metrics: FacadeMetrics
+    local: LocalHandlers | None = None
 
     def routes(self) -> list[web.RouteDef]:
         return [web.route("*", "/v2", self.base), web.route("*", "/v2/{path:(?s:.*)}", self.serve)]
@@ -56,6 +57,8 @@ class PullHandlers:
         if request.path == "/v2/":
             return await self.base(request)
         try:
+            if self.local is not None and self.local.owns(request.path):
+                return await self.local.serve(request)
             endpoint = parse_endpoint(request.path)
             if endpoint is None:
                 return json_error(404, "NAME_UNKNOWN", "no such path in this registry")
@@ -125,34 +128,12 @@ class PullHandlers:
         return web.Response(headers={**headers, "Accept-Ranges": "bytes", "Content-Length": str(size)})
 
     async def tags(self, request: web.Request, target: Target, name: str) -> web.StreamResponse:
-        """distribution-spec v1.1, "Listing Tags": lexical order, ``n``, ``last``, Link to the next page."""
-        limit = request.query.get("n", "")
-        if limit and not limit.isdigit():
-            raise InvalidReference(limit, "n must be a number")
-        last = request.query.get("last", "")
         every = ["latest"] if target.is_composed else await self.manifests.tags(target)
-        left = sorted(tag for tag in every if tag > last)
-        page = left[: int(limit)] if limit else left
-        headers = {"OCI-Namespace": target.namespace} if target.namespace else {}
-        if page and len(page) < len(left):
-            headers["Link"] = f'</v2/{name}/tags/list?n={limit}&last={page[-1]}>; rel="next"'
-        return json_response({"name": name, "tags": page}, "application/json", headers)
+        return tags_response(request, name, every, target.namespace)
 
     async def referrers(self, request: web.Request, target: Target, digest: Digest) -> web.StreamResponse:
-        """distribution-spec v1.1, "Listing Referrers": an index, empty rather than absent."""
         if target.is_composed:
             index = await self.composer.referrers(target.repository, digest)
         else:
             index = await self.manifests.referrers(target, digest)
-        wanted = request.query.get("artifactType", "")
-        headers = {"OCI-Namespace": target.namespace} if target.namespace else {}
-        entries = index.manifests
-        if wanted:
-            entries = tuple(entry for entry in entries if entry.artifact_type == wanted)
-            headers["OCI-Filters-Applied"] = "artifactType"
-        document = {
-            "schemaVersion": 2,
-            "mediaType": media_types.OCI_INDEX,
-            "manifests": [entry.dump() for entry in entries],
-        }
-        return json_response(document, media_types.OCI_INDEX, headers)
+        return referrers_response(request, index, target.namespace)

@@ -22,7 +22,13 @@ from ocikit.errors import (
     StoreError,
 )
 from ocikit.manifest import RawManifest
-from registry_facade.errors import ImageSpecInvalid, ImageSpecNotFound, LayerUnavailable, UpstreamUnknown
+from registry_facade.errors import (
+    ImageSpecInvalid,
+    ImageSpecNotFound,
+    LayerUnavailable,
+    UploadUnknown,
+    UpstreamUnknown,
+)
 
 API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 
@@ -33,6 +39,7 @@ _BY_ERROR: tuple[tuple[type[OciError], int, str], ...] = (
     (ManifestNotFound, 404, "MANIFEST_UNKNOWN"),
     (ImageSpecNotFound, 404, "MANIFEST_UNKNOWN"),
     (UpstreamUnknown, 404, "NAME_UNKNOWN"),
+    (UploadUnknown, 404, "BLOB_UPLOAD_UNKNOWN"),
     (NotFound, 404, "NAME_UNKNOWN"),
     (InvalidDigest, 400, "DIGEST_INVALID"),
     (InvalidReference, 400, "NAME_INVALID"),

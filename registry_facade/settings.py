@@ -8,6 +8,7 @@ from registry_facade.digest_index.opening import INDEX_ACCEPTS, is_digest_index
 from registry_facade.peers.membership import is_peer_address
 from servicekit.secrets import Secret
 from servicekit.settings import (
+    BOOLEAN,
     DURATION,
     INTEGER,
     PATH,
@@ -19,6 +20,15 @@ from servicekit.settings import (
     host_port,
     setting,
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """A namespace that takes pushes."""
+
+    enabled: bool = setting(BOOLEAN, False, "Whether images can be pushed to this registry itself.")
+    namespace: str = setting(STRING, "local", "The first segment of the names of pushed images.")
+    root: Path | None = setting(PATH, None, "Where they are kept; default: in cache_dir.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +77,8 @@ class FacadeSettings:
     peer_url: str = setting(STRING, "", "How the peers address this facade; needed where peers are named.")
     peer_token: Secret = setting(SECRET, Secret(""), "What peers prove themselves with, the same for all.")
     linger_s: float = setting(DURATION, 10.0, "How long a download goes on after its last client has gone.")
+
+    local: LocalSettings = dataclasses.field(default_factory=LocalSettings)
 
     def problems(self) -> list[str]:
         """What no single setting shows."""

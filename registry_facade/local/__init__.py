@@ -1,0 +1,1 @@
+"""A namespace of this registry that takes pushes, on local storage; off unless ``[facade.local]`` says so."""
