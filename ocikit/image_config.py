@@ -44,6 +44,9 @@ class ImageConfig:
             raise InvalidConfig("config must be an object and history a list", subject)
         if not all(isinstance(entry, dict) for entry in history):
             raise InvalidConfig("history entries must be objects", subject)
+        env = execution.get("Env") or []
+        if not isinstance(env, list) or not all(isinstance(entry, str) for entry in env):
+            raise InvalidConfig("config.Env must be a list of strings", subject)
         return cls(
             Platform(
                 str(raw.get("os") or ""), str(raw.get("architecture") or ""), str(raw.get("variant") or "")
