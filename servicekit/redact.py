@@ -13,7 +13,10 @@ _SHOWN_QUERY_KEYS = frozenset(
 
 def redact_url(url: str) -> str:
     """``url`` without user information and with unknown query values replaced by ``***``."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "***"  # what cannot be taken apart cannot be shown in part
     host = parts.netloc.rpartition("@")[2]
     query = [
         (key, value if key in _SHOWN_QUERY_KEYS else "***")

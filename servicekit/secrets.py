@@ -1,16 +1,33 @@
 """A secret that does not show itself."""
 
-from dataclasses import dataclass
+from typing import Self
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """A value that logs, tracebacks and ``repr`` show as ``***``; only `reveal` gives it away."""
+    """A value that logs, tracebacks and ``repr`` show as ``***``; only `reveal` gives it away.
 
-    _value: str
+    Not a dataclass, because `dataclasses.asdict` would take it apart.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
 
     def reveal(self) -> str:
         return self._value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is not written anywhere")
 
     def __repr__(self) -> str:
         return "Secret(***)"

@@ -10,8 +10,12 @@ import contextlib
 from servicekit.clock import Clock, SystemClock
 
 
+_ROUNDING_BYTES = 0.5
+"""A debt too small to sleep for: the clock's resolution times the rate may never quite pay it."""
+
+
 class Throttle:
-    """A token bucket in bytes per second; ``None`` means unlimited.
+    """A token bucket in bytes per second; ``None`` means unlimited, zero or less is a ValueError.
 
     Waiters are served in the order they came. ``parent`` is charged after this one, so that a job's own
     limit does not occupy the node's. Belongs to one event loop; safe for concurrent tasks on it.
@@ -25,7 +29,7 @@ class Throttle:
         parent: "Throttle | None" = None,
         clock: Clock = SystemClock(),
     ) -> None:
-        self._rate_bytes_s = rate_bytes_s
+        self._rate_bytes_s = _checked(rate_bytes_s)
         self._burst_s = burst_s
         self._parent = parent
         self._clock = clock
@@ -41,25 +45,36 @@ class Throttle:
     def set_rate(self, rate_bytes_s: float | None) -> None:
         """Takes effect at once, also for whoever is waiting."""
         self._refill()
-        self._rate_bytes_s = rate_bytes_s
+        self._rate_bytes_s = _checked(rate_bytes_s)
         if rate_bytes_s is None:
             self._balance_bytes = 0.0
         self._changed.set()
 
     async def acquire(self, size_bytes: int) -> None:
         """Returns when ``size_bytes`` may move. A cancelled wait costs nothing."""
+        paid_bytes = await self._pay(size_bytes)
+        if self._parent is not None:
+            try:
+                await self._parent.acquire(size_bytes)
+            except BaseException:
+                self._balance_bytes += paid_bytes
+                self._changed.set()
+                raise
+
+    async def _pay(self, size_bytes: int) -> int:
+        paid_bytes = 0
         if self._rate_bytes_s is not None:
             async with self._turn:
                 await self._wait_until_positive()
                 if self._rate_bytes_s is not None:
-                    self._balance_bytes -= size_bytes
-        if self._parent is not None:
-            await self._parent.acquire(size_bytes)
+                    paid_bytes = size_bytes
+                    self._balance_bytes -= paid_bytes
+        return paid_bytes
 
     async def _wait_until_positive(self) -> None:
         while self._rate_bytes_s is not None:
             self._refill()
-            if self._balance_bytes >= 0:
+            if self._balance_bytes > -_ROUNDING_BYTES:
                 return
             self._changed.clear()
             sleeping = asyncio.create_task(self._clock.sleep(-self._balance_bytes / self._rate_bytes_s))
@@ -78,3 +93,9 @@ class Throttle:
             earned = (now_s - self._updated_s) * self._rate_bytes_s
             self._balance_bytes = min(self._rate_bytes_s * self._burst_s, self._balance_bytes + earned)
         self._updated_s = now_s
+
+
+def _checked(rate_bytes_s: float | None) -> float | None:
+    if rate_bytes_s is not None and rate_bytes_s <= 0:
+        raise ValueError(f"a rate of {rate_bytes_s} bytes per second moves nothing; None means unlimited")
+    return rate_bytes_s

@@ -4,6 +4,7 @@
 """
 
 import re
+from decimal import Decimal
 
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]?)(i?B?)\s*\Z", re.IGNORECASE)
@@ -18,7 +19,7 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{text!r} is not a size; write bytes or a number with K, M, G, T, KiB, MB ...")
     number, power, suffix = match.groups()
     decimal = suffix.upper() == "B" and power != ""
-    return int(float(number) * (1000 if decimal else 1024) ** _POWERS[power.upper()])
+    return int(Decimal(number) * (1000 if decimal else 1024) ** _POWERS[power.upper()])
 
 
 def parse_rate(text: str) -> int:

@@ -1,1 +1,1 @@
-"""Doubles of servicekit's protocols for tests."""
+"""For tests only: time that stands still until it is told to go on."""

@@ -1,19 +1,17 @@
-"""A clock that moves only when told."""
+"""A Clock that moves only when a test moves it."""
 
 import asyncio
-import heapq
-import itertools
 
 from servicekit.clock import Clock
 
 
 class FakeClock:
-    """Starts at ``now_s``; `advance` wakes, in order, every sleeper whose time has come."""
+    """Sleepers wake, in the order of their time, when `advance` has passed it."""
 
-    def __init__(self, now_s: float = 1_000_000.0) -> None:
+    def __init__(self, now_s: float = 1_700_000_000.0) -> None:
         self._now_s = now_s
-        self._order = itertools.count()
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+        self.slept_s: list[float] = []
 
     def monotonic(self) -> float:
         return self._now_s
@@ -22,28 +20,43 @@ class FakeClock:
         return self._now_s
 
     async def sleep(self, duration_s: float) -> None:
-        if duration_s <= 0:
-            await asyncio.sleep(0)
-            return
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now_s + duration_s, next(self._order), woken))
-        await woken
+        self.slept_s.append(duration_s)
+        sleeper = (self._now_s + duration_s, asyncio.Event())
+        self._sleepers.append(sleeper)
+        try:
+            await sleeper[1].wait()
+        finally:
+            self._sleepers.remove(sleeper)
+
+    @property
+    def sleepers(self) -> int:
+        return len(self._sleepers)
 
     async def advance(self, duration_s: float) -> None:
-        """Moves on by ``duration_s`` and lets every woken task run until it waits again."""
-        target_s = self._now_s + duration_s
-        await _settle()
-        while self._sleepers and self._sleepers[0][0] <= target_s:
-            self._now_s, _, woken = heapq.heappop(self._sleepers)
-            if not woken.done():
-                woken.set_result(None)
-            await _settle()
-        self._now_s = target_s
+        """Moves time on, waking each sleeper at its own moment and letting it run before the next."""
+        end_s = self._now_s + duration_s
+        await settle()
+        while due := [sleeper for sleeper in self._sleepers if sleeper[0] <= end_s]:
+            at_s, event = min(due, key=lambda sleeper: sleeper[0])
+            self._now_s = max(self._now_s, at_s)
+            event.set()
+            await settle()
+        self._now_s = end_s
 
 
-async def _settle() -> None:
+async def settle() -> None:
+    """Lets every task run until all of them wait for something."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-_: Clock = FakeClock()
+class NoWaiting(FakeClock):
+    """Sleeps pass at once, in the clock's own time."""
+
+    async def sleep(self, duration_s: float) -> None:
+        self.slept_s.append(duration_s)
+        self._now_s += duration_s
+        await asyncio.sleep(0)
+
+
+_: tuple[Clock, ...] = (FakeClock(), NoWaiting())
