@@ -1,0 +1,49 @@
+"""``python -m tests.bench [--only WORD] [--json FILE]``: every benchmark, as a table and as JSON."""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+from tests.bench.harness import Bench, Result, run, table
+
+
+def _found(word: str) -> list[Bench]:
+    names = sorted(path.stem for path in Path(__file__).parent.glob("bench_*.py"))
+    modules = [importlib.import_module(f"tests.bench.{name}") for name in names]
+    return [
+        bench for module in modules for bench in module.benches() if word in f"{module.__name__} {bench.name}"
+    ]
+
+
+def _document(results: list[Result]) -> dict[str, object]:
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "kernel": platform.release()}
+    return {
+        "machine": machine,
+        "results": [{**dataclasses.asdict(item), "met": item.is_met} for item in results],
+    }
+
+
+def main() -> int:
+    """The exit status tells of broken benchmarks only: a bound that is not met is in the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="those whose area or name contains this word")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    asked = parser.parse_args()
+    results: list[Result] = []
+    for bench in _found(asked.only):
+        print(f"{bench.name} ...", file=sys.stderr, flush=True)
+        results.append(run(bench))
+    print(table(results))
+    if asked.json is not None:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(json.dumps(_document(results), indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
