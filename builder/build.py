@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,18 +32,24 @@ from builder.names import base_tag, chunked_tag
 from builder.parallel import each
 from builder.plan import Action, PlannedAction, Published, plan_chunk
 from builder.project import Chunk, Project
+from builder.rebase import rebased_config
 from builder.state import StateDirectory
 from ocikit import media_types
-from ocikit.compose import strip_base
+from ocikit.compose import paired_layers, strip_base
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
+from ocikit.errors import InvalidInput, NotFound
 from ocikit.image_config import ImageConfig
 from ocikit.layout import LayoutRepository
-from ocikit.manifest import Manifest
+from ocikit.manifest import Manifest, RawManifest
 from ocikit.repository import Image, load_image
 
 _CONTENT_HASH = re.compile(r"\b(file|dir|multi):[0-9a-f]{64}\b")
 _STAGED_TAG = "base"
+
+
+Gate = Callable[[StoredChunk, Image], Awaitable[bool]]
+"""Whether a chunk passes its tests on a base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class BuildOptions:
     source_date_epoch: int
     force: frozenset[str] = frozenset()
     secrets: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    gate: "Gate | None" = None
+    """Asked before a chunk of which only the base differs is moved onto the new base; None always builds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,9 @@ class ProjectBuilder:
         tag = chunked_tag(name, inputs.hash)
         if found is not None and planned.action is not Action.BUILD:
             image = await self._store.take(found, tag)
+        elif (moved := await self._rebased(name, inputs, base, tag)) is not None:
+            image = moved
+            planned = PlannedAction(name, Action.REBASE, planned.reason)
         else:
             self._reporter.say(f"building {name}: {planned.reason}")
             image = await self._build(self._project.chunk(name), inputs, base, tag)
@@ -136,6 +147,43 @@ class ProjectBuilder:
         if planned.action is Action.BUILD:
             self._reporter.say(f"built {name} in {done.duration_s:.1f} s")
         return done
+
+    async def _rebased(self, name: str, inputs: Inputs, base: Image, tag: str) -> Image | None:
+        """An earlier build on another base, moved onto ``base`` if its tests pass there."""
+        if self._options.gate is None or name in self._options.force:
+            return None
+        earlier = await self._store.same_but_base(name, inputs)
+        if earlier is None:
+            return None
+        digest = StoredChunk(name, earlier.image).base_digest
+        try:
+            old_base = await load_image(earlier.repository, Digest.parse(digest))
+        except (NotFound, InvalidInput):
+            return None
+        config = rebased_config(earlier.image.config, old_base.config, base.config)
+        below = base_tag(self._inputs[self._project.base.name].hash)
+        layers = [
+            dataclasses.replace(
+                layer,
+                descriptor=layer.descriptor.with_annotations(
+                    layer_annotations(self._project.chunk(name), inputs)
+                ),
+            )
+            for layer in paired_layers(earlier.image.manifest, earlier.image.config)
+        ]
+        annotations = {BASE_NAME: below, BASE_DIGEST: str(base.descriptor.digest)}
+        config_bytes, manifest = chunk_documents(config, layers, inputs, annotations)
+        image = Image(
+            RawManifest.of(media_types.OCI_MANIFEST, manifest),
+            Manifest.parse(manifest),
+            ImageConfig.parse(config_bytes),
+        )
+        if not await self._options.gate(StoredChunk(name, image), base):
+            self._reporter.say(f"{name} fails its tests on the new base: building it")
+            return None
+        await self._store.put(config_bytes, manifest, tag)
+        await self._contents.publish(image, tag)
+        return image
 
     async def _build(self, chunk: Chunk, inputs: Inputs, base: Image | None, tag: str) -> Image:
         with self._state.run_directory() as directory:

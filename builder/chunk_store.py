@@ -1,6 +1,7 @@
 """Finding and keeping bases and chunks in a repository."""
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,18 @@ class ChunkStore:
 
     async def earlier_inputs(self, name: str, *, is_base: bool = False) -> Sequence[Inputs]:
         """Of other builds of the chunk, where they can be read."""
+        known = [inputs_of(item.image.config) for item in await self._earlier(name, is_base=is_base)]
+        return [inputs for inputs in known if inputs is not None]
+
+    async def same_but_base(self, name: str, inputs: Inputs) -> Found | None:
+        """An earlier build of the chunk from the same inputs on another base."""
+        for found in reversed(await self._earlier(name)):
+            other = inputs_of(found.image.config)
+            if other is not None and dataclasses.replace(other, base=inputs.base) == inputs:
+                return found
+        return None
+
+    async def _earlier(self, name: str, *, is_base: bool = False) -> Sequence[Found]:
         prefix, suffix = ("base--", "") if is_base else (chunked_prefix(name), "--chunked")
         if self._tags is None:  # read once: what this run adds is no earlier build
             self._tags = asyncio.create_task(_tags(self.target))
@@ -65,8 +78,7 @@ class ChunkStore:
             and _is_hash(tag[len(prefix) :].removesuffix(suffix))
         ]
         found = await asyncio.gather(*(_load(self.target, tag) for tag in tags[-_EARLIER:]))
-        known = [inputs_of(item.image.config) for item in found if item is not None]
-        return [inputs for inputs in known if inputs is not None]
+        return [item for item in found if item is not None]
 
     async def take(self, found: Found, tag: str) -> Image:
         """Brings what was found elsewhere into the target: mounted where possible, else copied."""

@@ -17,8 +17,8 @@ from ocikit.errors import NotBuiltFromBase
 from ocikit.image_config import ImageConfig
 from ocikit.repository import Image
 
-_UNITED = ("Labels", "Volumes", "ExposedPorts")
-_LAST_CHANGE = (
+UNITED = ("Labels", "Volumes", "ExposedPorts")
+LAST_CHANGE = (
     ("User",),
     ("WorkingDir",),
     ("StopSignal",),
@@ -69,7 +69,7 @@ def merge_execution(
     """The fields of the inner config that differ from the base's, without Env; and who overruled whom."""
     changes: dict[str, Any] = {}
     notes: list[str] = []
-    for field in _UNITED:
+    for field in UNITED:
         united = dict(base.execution.get(field) or {})
         for chunk in chunks:
             own = chunk.image.config.execution.get(field) or {}
@@ -77,7 +77,7 @@ def merge_execution(
             united |= {key: value for key, value in own.items() if inherited.get(key, _ABSENT) != value}
         if united:
             changes[field] = united
-    for fields in _LAST_CHANGE:
+    for fields in LAST_CHANGE:
         setters = [chunk for chunk in chunks if _values(chunk.image.config, fields) != _values(base, fields)]
         if setters:
             changes |= dict(zip(fields, _values(setters[-1].image.config, fields), strict=True))

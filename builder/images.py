@@ -128,6 +128,13 @@ class ImageMaker:
         _raise_failures(results)
         return results
 
+    async def passes(self, chunk: StoredChunk, base: Image) -> bool:
+        """The gate of a rebase: whether the chunk's tests pass on ``base``; True without any."""
+        tests = self._project.chunk(chunk.name).tests
+        image = as_image(combine(base, self._base_name, [chunk], self._project.env_actions).image)
+        results = await self._run(image, cases_of(chunk.name, {chunk.name: tests}))
+        return not any(result.failure for result in results)
+
     async def make(
         self, wanted: Sequence[Wanted], base: Image, chunks: Mapping[str, StoredChunk]
     ) -> Sequence[MadeImage]:

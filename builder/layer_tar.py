@@ -6,7 +6,7 @@ Blocking, and streaming: of the layer's data never more than a MiB is in memory.
 """
 
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -121,27 +121,32 @@ class NormalTar:
 
     def __iter__(self) -> Iterator[bytes]:
         with self._path.open("rb") as file:
-            buffer = bytearray()
-            for entry in self._entries:
-                buffer += header(entry)
-                if entry.size:
-                    file.seek(entry.offset)
-                    left = entry.size
-                    while left:
-                        data = file.read(min(left, _PIECE_BYTES))
-                        if not data:
-                            raise InvalidLayer(self._path.name[:12], f"truncated in {entry.path}")
-                        left -= len(data)
-                        buffer += data
-                        if len(buffer) >= _PIECE_BYTES:
-                            yield bytes(buffer)
-                            buffer.clear()
-                    buffer += bytes(-entry.size % _BLOCK)
-                elif len(buffer) >= _PIECE_BYTES:
-                    yield bytes(buffer)
-                    buffer.clear()
-            buffer += bytes(2 * _BLOCK)
+            yield from tar_stream((entry, file) for entry in self._entries)
+
+
+def tar_stream(entries: Iterable[tuple[TarEntry, BinaryIO]]) -> Iterator[bytes]:
+    """A tar of ``entries`` as they are, the data of each read out of its file. Raises InvalidLayer."""
+    buffer = bytearray()
+    for entry, file in entries:
+        buffer += header(entry)
+        left = entry.size
+        if left:
+            file.seek(entry.offset)
+        while left:
+            data = file.read(min(left, _PIECE_BYTES))
+            if not data:
+                raise InvalidLayer("tar", f"truncated in {entry.path}")
+            left -= len(data)
+            buffer += data
+            if len(buffer) >= _PIECE_BYTES:
+                yield bytes(buffer)
+                buffer.clear()
+        buffer += bytes(-entry.size % _BLOCK)
+        if len(buffer) >= _PIECE_BYTES:
             yield bytes(buffer)
+            buffer.clear()
+    buffer += bytes(2 * _BLOCK)
+    yield bytes(buffer)
 
 
 def header(entry: TarEntry) -> bytes:

@@ -12,6 +12,8 @@ _SHOWN_DIFFERENCES = 3
 class Action(enum.StrEnum):
     BUILD = "build"
     REUSE = "reuse"
+    REBASE = "rebase"
+    """Only the base differs from an earlier build, whose layers pass the tests on the new one."""
     PULL = "pull"
     """It is in another repository: taken from there, by mounting where the registry can."""
 

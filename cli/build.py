@@ -1,5 +1,6 @@
 """``lapstrake build`` and ``lapstrake combine``."""
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @click.option("--engine", type=click.Choice(["auto", "buildah", "buildkit"]), help="What builds Dockerfiles.")
 @_NO_TEST
 @click.option("--force", "force", multiple=True, metavar="NAME", help="Build this chunk (or base) anew.")
+@click.option(
+    "--rebase", is_flag=True, help="Move chunks onto a changed base when their tests pass there; else build."
+)
 @click.option("--secret", "secrets", multiple=True, metavar="ID=FILE", help="For RUN --mount=type=secret.")
 @_REUSE_FROM
 @click.option(
@@ -71,6 +75,7 @@ def build(
     engine: str | None,
     no_test: bool,
     force: tuple[str, ...],
+    rebase: bool,
     secrets: tuple[str, ...],
     reuse_from: str | None,
     source_date_epoch: int | None,
@@ -104,10 +109,15 @@ def build(
             options = BuildOptions(
                 settings.jobs, settings.source_date_epoch, frozenset(force), _secrets(secrets)
             )
+            if rebase and no_test:
+                raise click.UsageError("--rebase is safe only with tests; leave out --no-test")
             tool = LazyEngine(settings.engine, bench.state)
             try:
                 base = await bench.builder(tool, options).base()
                 on_base = await bench.on_base(base.image)
+                if rebase:
+                    gate = on_base.image_maker(with_tests=True).passes
+                    options = dataclasses.replace(options, gate=gate)
                 done = [base, *await on_base.builder(tool, options).chunks(names, base.image)]
             finally:
                 await tool.close()

@@ -1,0 +1,57 @@
+"""``lapstrake export``: an image as one file."""
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from cli.main import run
+from cli.output import Output
+
+_FORMATS = ["oci-archive", "docker-archive", "rootfs-tar", "ext4", "erofs", "squashfs"]
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--format", "kind", type=click.Choice(_FORMATS), required=True, help="What to write.")
+@click.option(
+    "--output",
+    "-o",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="The file.",
+)
+@click.option("--name", help="What importers call the image; default: REF's repository and tag.")
+@click.option("--platform", metavar="OS/ARCH", help="Of an image for several platforms, this one.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def export(ref: str, kind: str, target: Path, name: str | None, platform: str | None, as_json: bool) -> None:
+    """Write the image REF as one file: archives to import, or file systems that a virtual machine boots.
+
+    Whiteouts are applied, owners and extended attributes kept; the same image gives the same bytes.
+    """
+    from builder.export import ExportFormat, export_image
+    from ocikit.descriptor import Platform
+    from ocikit.opening import repositories
+    from ocikit.reference import Reference
+    from ocikit.repository import load_image
+
+    if not target.parent.is_dir():
+        raise click.UsageError(f"--output {target}: there is no directory {target.parent}")
+    wanted = Reference.parse(ref)
+    named = name or (f"localhost/image:{wanted.reference}" if wanted.name.layout is not None else ref)
+
+    async def work() -> None:
+        async with repositories() as opener:
+            repository = opener.open(wanted.name)
+            image = await load_image(
+                repository, wanted.reference, None if platform is None else Platform.parse(platform)
+            )
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".lapstrake-export-") as scratch:
+                await export_image(image, repository, named, ExportFormat(kind), target, Path(scratch))
+
+    run(work())
+    size = target.stat().st_size
+    Output(as_json=as_json).result(
+        {"output": str(target), "format": kind, "bytes": size}, f"{target}: {kind}, {size} bytes"
+    )

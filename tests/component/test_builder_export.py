@@ -1,0 +1,94 @@
+"""Exports, read by the tools they are for."""
+
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.builder_project import CHUNK, Lapstrake, write_project
+from tests.support.containerd import Containerd
+
+pytestmark = [
+    pytest.mark.component("buildah"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="building and testing images here needs root"),
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lapstrake, str]:
+    directory = tmp_path_factory.mktemp("export")
+    files = {
+        "chunks/a/Dockerfile": f"{CHUNK}RUN rm /etc/passwd && echo a > /a && ln /a /a2 && chown 7:8 /a\n"
+    }
+    project, lapstrake = write_project(directory / "p", files), Lapstrake(directory / "state")
+    reference = f"oci:{directory / 'images'}"
+    assert lapstrake("build", project, "--to", reference, "--no-test").status == 0
+    return lapstrake, f"{reference}:both"
+
+
+def exported(built: tuple[Lapstrake, str], kind: str, directory: Path) -> Path:
+    """Exported twice: the same bytes."""
+    lapstrake, reference = built
+    files = [directory / f"{kind}.{number}" for number in (1, 2)]
+    for file in files:
+        done = lapstrake("export", reference, "--format", kind, "--output", file, "--json")
+        assert done.status == 0, done.stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
+    return files[0]
+
+
+def test_a_root_file_system_as_a_tar(built: tuple[Lapstrake, str], tmp_path: Path):
+    with tarfile.open(exported(built, "rootfs-tar", tmp_path)) as archive:
+        names = archive.getnames()
+        assert "etc/passwd" not in names
+        assert not [name for name in names if ".wh." in name]
+        assert (archive.getmember("a").uid, archive.getmember("a").gid) == (7, 8)
+        assert archive.getmember("a2").linkname == "a"
+
+
+def test_an_ext4_image_is_clean_and_holds_the_files(built: tuple[Lapstrake, str], tmp_path: Path):
+    if shutil.which("mke2fs") is None:
+        pytest.skip("mke2fs is not installed")
+    image = exported(built, "ext4", tmp_path)
+    subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
+    shown = subprocess.run(
+        ["debugfs", "-R", "stat /a", image], check=True, capture_output=True, text=True
+    ).stdout
+    assert "User:     7   Group:     8" in shown
+    assert "Links: 2" in shown
+    content = subprocess.run(["debugfs", "-R", "cat /a2", image], check=True, capture_output=True, text=True)
+    assert content.stdout == "a\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "program", "magic"),
+    [("squashfs", "sqfstar", (0, b"hsqs")), ("erofs", "mkfs.erofs", (1024, b"\xe2\xe1\xf5\xe0"))],
+)
+def test_read_only_file_systems(
+    built: tuple[Lapstrake, str], tmp_path: Path, kind: str, program: str, magic: tuple[int, bytes]
+):
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    data = exported(built, kind, tmp_path).read_bytes()
+    assert data[magic[0] :].startswith(magic[1])
+
+
+@pytest.mark.component("skopeo")
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+def test_skopeo_reads_archives(built: tuple[Lapstrake, str], tmp_path: Path, kind: str):
+    archive = exported(built, kind, tmp_path)
+    target = tmp_path / f"copied-{kind}"
+    subprocess.run(["skopeo", "copy", "--quiet", f"{kind}:{archive}", f"dir:{target}"], check=True)
+    assert (target / "manifest.json").exists()
+
+
+@pytest.mark.component("containerd")
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+def test_containerd_imports_archives(
+    built: tuple[Lapstrake, str], tmp_path: Path, containerd: Containerd, kind: str
+):
+    containerd.ctr("image", "import", str(exported(built, kind, tmp_path)))
+    assert "localhost/image:both" in str(containerd.ctr("image", "ls", "-q"))
