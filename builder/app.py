@@ -14,8 +14,7 @@ from builder.contents import ContentsCache
 from builder.contents_store import ContentsStore
 from builder.dazzle_hash import with_dazzle_hashes
 from builder.engine import BuildEngine, BuildRequest, BuiltImage, LogLine
-from builder.engines import buildah
-from builder.errors import EngineUnavailable
+from builder.engines import buildah, buildkit
 from builder.fingerprint import Inputs, project_inputs
 from builder.images import ImageMaker
 from builder.names import base_tag
@@ -134,8 +133,9 @@ class LazyEngine:
 
 
 async def _start(name: str, state: StateDirectory) -> BuildEngine:
-    if name == "buildkit":
-        raise EngineUnavailable("buildkit", "not available")
+    """``auto`` is buildah where it is installed, else a BuildKit that answers."""
+    if name == "buildkit" or (name == "auto" and not buildah.is_available()):
+        return await buildkit.BuildkitEngine.start()
     return await buildah.BuildahEngine.start(state.engines / "buildah")
 
 
