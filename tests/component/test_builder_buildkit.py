@@ -30,6 +30,8 @@ def buildkit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--oci-worker-snapshotter=native",
     ]
 
+    asked = ["buildctl", "--addr", address, "debug", "workers"]
+
     def answers(_process: Process) -> bool:
         return subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
