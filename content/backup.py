@@ -11,16 +11,18 @@ Until the last step nothing is visible; a failure aborts the upload.
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
-from content import keys, transfer
+from content import increment, keys, transfer
 from content.archive.excludes import Excludes
 from content.archive.id_map import IdMap
 from content.archive.index import Header, LineSpool, Piece, assemble
+from content.archive.listed import Listed
 from content.archive.parts import PartSink
 from content.archive.walk import LeftOut, Walk
 from content.archive.writer import ArchiveWriter
@@ -30,6 +32,7 @@ from content.keys import Workspace
 from content.objects.base import MultipartStore, ObjectInfo
 from content.progress import Progress
 from content.snapshot import Snapshot
+from content.staging import sync_file_system
 from content.tree import check_complete
 from content.upload import PartUploader
 from servicekit.clock import Clock, SystemClock
@@ -85,9 +88,11 @@ async def back_up(
     await asyncio.to_thread(check_complete, request.tree)
     catalog = Catalog(store, request.workspace)
     held = await catalog.load()
-    held.pointer.check_fence(request.incarnation)
+    incarnation = held.pointer.check_fence(request.incarnation)
+    parent = held.pointer.latest
     run = _Run(request, store, progress or Progress(), keys.new_snapshot_id(clock.time()))
     async with run:
+        note = await run.plan(parent)
         info, crc32 = await run.upload()
         await prove(store, info, crc32)
         index = await run.store_index(info.size_bytes, crc32)
@@ -103,18 +108,29 @@ async def back_up(
         entries=run.written.spool.count,
         content_bytes=run.written.content_bytes,
         left_out=len(run.written.left_out),
-        incarnation=held.pointer.check_fence(request.incarnation),
-        parent=held.pointer.latest.id if held.pointer.latest else None,
+        incarnation=incarnation,
+        parent=parent.id if parent else None,
+        copied_bytes=run.copied_bytes,
     )
     await catalog.commit(held, snapshot)
     return BackupResult(
         snapshot=snapshot,
         sent_bytes=run.sent_bytes + index.size_bytes,
-        copied_bytes=0,
+        copied_bytes=run.copied_bytes,
         files_read=run.written.files_read,
         left_out=run.written.left_out,
         duration_s=clock.monotonic() - started_s,
+        note=note,
     )
+
+
+def _write_back(tree: Path) -> None:
+    """Makes the file system stamp a new time on whatever is stored to a mapped page from now on."""
+    descriptor = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        sync_file_system(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def prove(store: MultipartStore, made: ObjectInfo, crc32: int) -> None:
@@ -137,7 +153,8 @@ class _Run:
         self._store = store
         self._progress = progress
         self.snapshot_id = snapshot_id
-        self._started_ns = time.time_ns()
+        self._started_ns = 0
+        self._increment: increment.Increment | None = None
         self.written = _Written(LineSpool())
         self.sent_bytes = 0
 
@@ -146,15 +163,36 @@ class _Run:
 
     async def __aexit__(self, *_: object) -> None:
         self.written.spool.close()
+        if self._increment is not None:
+            self._increment.close()
+
+    @property
+    def copied_bytes(self) -> int:
+        return self._increment.copied_bytes if self._increment is not None else 0
+
+    async def plan(self, parent: Snapshot | None) -> str | None:
+        """Finds out what the store can copy; returns why nothing, when it is nothing."""
+        self._progress.phase = "comparing"
+        await asyncio.to_thread(_write_back, self._request.tree)
+        self._started_ns = time.time_ns()
+        try:
+            self._increment = await increment.plan(
+                self._store, parent, str(self._request.tree), self._request.excludes
+            )
+        except increment.FullBackupNeeded as reason:
+            return f"full backup: {reason}"
+        return None
 
     async def upload(self) -> tuple[ObjectInfo, int]:
         """The tar, completed, and its CRC-32."""
         self._progress.phase = "sending"
         key = keys.tar_key(self._request.workspace, self.snapshot_id)
-        upload = await self._store.create_upload(key)
+        upload = await self._store.create_upload(key, copies=self._increment is not None)
         try:
             parts = PartUploader(self._store, upload, concurrency=self._store.properties.concurrency)
             async with parts.running():
+                if self._increment is not None:
+                    parts.copy(self._increment.source, self._increment.ranges)
                 await parts.fill(lambda: self._write(parts))
             self.sent_bytes = parts.sent_bytes
             return await transfer.complete(self._store, parts)
@@ -165,23 +203,37 @@ class _Run:
 
     def _write(self, parts: PartUploader) -> None:
         """Runs in the writing thread."""
-        request, written = self._request, self.written
-        sink = PartSink(parts.emit, parts.lend, number=1, offset=0)
-        writer = ArchiveWriter(sink, written.spool.add, ids=request.ids)
-        walk = Walk(str(request.tree), Excludes(request.excludes))
+        request, written, base = self._request, self.written, self._increment
+        first = len(base.ranges) + 1 if base else 1
+        sink = PartSink(parts.emit, parts.lend, number=first, offset=self.copied_bytes)
+        writer = ArchiveWriter(
+            sink, written.spool.add, ids=request.ids, first_segment=base.next_segment if base else 0
+        )
+        tree = str(request.tree)
+        walk = Listed(tree, base.write) if base else Walk(tree, Excludes(request.excludes))
         try:
             for found in walk:
                 writer.add(found)
                 self._progress.bytes = sink.offset
                 self._progress.entries = written.spool.count
         except OSError as error:
-            raise LocalDiskError.from_os(str(request.tree), error) from error
+            raise LocalDiskError.from_os(tree, error) from error
         writer.close()
         written.spool.finish()
         written.pieces = writer.pieces
-        written.left_out = walk.left_out + writer.left_out
+        written.left_out = (base.left_out if base else []) + walk.left_out + writer.left_out
         written.content_bytes = writer.content_bytes
         written.files_read = writer.files_read
+        if base is not None:
+            self._merge(base)
+
+    def _merge(self, base: increment.Increment) -> None:
+        written = self.written
+        whole = increment.merged(base, written.spool)
+        written.spool.close()
+        written.spool = whole.spool
+        written.pieces = whole.pieces + written.pieces
+        written.content_bytes += whole.content_bytes
 
     async def store_index(self, tar_bytes: int, crc32: int) -> transfer.StoredFile:
         self._progress.phase = "committing"

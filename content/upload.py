@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from content.archive import crc32
 from content.archive.parts import Part
+from content.archive.reuse import CopyRange
 from content.objects.base import MultipartStore, ObjectInfo, PartRef, Upload, UploadedPart
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class PartUploader:
         self._upload = upload
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(concurrency)
+        self._copying = asyncio.Semaphore(concurrency)
         self._on_part = on_part
         self._spare: list[bytearray] = []
         self._stopped = False
@@ -85,6 +87,16 @@ class PartUploader:
             self._spare.append(part.data)
         finally:
             self._slots.release()
+
+    def copy(self, source: ObjectInfo, ranges: Sequence[CopyRange]) -> None:
+        """Has the store copy ``ranges`` of ``source``, beside whatever is sent."""
+        for one in ranges:
+            self.start(self._copy(source, one))
+
+    async def _copy(self, source: ObjectInfo, one: CopyRange) -> None:
+        async with self._copying:
+            ref = PartRef(one.number, one.new_offset, one.length, one.crc32)
+            self.add(await self._store.copy_part(self._upload, ref, source, one.old_offset))
 
     def add(self, part: UploadedPart) -> None:
         """Notes a part that is there."""

@@ -27,19 +27,21 @@ class Directories:
         call. Raises UnsafeArchiveEntry, OSError.
         """
         directory, _, name = path.rpartition(b"/")
-        return self.open(directory, create=create), name
+        return self.open(directory, create=create, entry=path), name
 
-    def open(self, path: bytes, *, create: bool = True) -> int:
-        """The directory ``path``, made (mode 0700) when it is missing, like those above it."""
+    def open(self, path: bytes, *, create: bool = True, entry: bytes = b"") -> int:
+        """The directory ``path``, made (mode 0700) when it is missing, like those above it; ``entry`` is the
+        member that needs it, for messages.
+        """
         if not path:
             return self._root
         found = self._open.pop(path, None)
         if found is None:
-            return self._walk(path, create=create)
+            return self._walk(path, entry or path, create=create)
         self._open[path] = found  # the latest is the last to be forgotten
         return found
 
-    def _walk(self, path: bytes, *, create: bool) -> int:
+    def _walk(self, path: bytes, entry: bytes, *, create: bool) -> int:
         if len(self._open) > _KEPT:
             self._forget_old()
         known, at = path, self._root
@@ -54,7 +56,7 @@ class Directories:
             current = current + b"/" + part if current else part
             if current in self._links:
                 raise UnsafeArchiveEntry(
-                    os.fsdecode(path), f"it leads through the symbolic link {os.fsdecode(current)!r}"
+                    os.fsdecode(entry), f"it leads through the symbolic link {os.fsdecode(current)!r}"
                 )
             below = self._step(part, at, create=create)
             if passing >= 0:

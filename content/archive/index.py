@@ -58,11 +58,14 @@ COLUMNS = Entry._fields
 
 
 class Dead(NamedTuple):
-    """A member that a later one replaces, by its place in its segment."""
+    """A member that a later one replaces, by its place in its segment. When ``path`` is deleted, this goes as
+    well, or a plain reader would bring it back.
+    """
 
     at: int
     length: int
     crc32: int
+    path: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Piece:
     start: int
     length: int
     tar_offset: int
+    crc32: int
     dead: tuple[Dead, ...] = ()
 
 
@@ -143,14 +147,14 @@ def dump_header(header: Header) -> bytes:
         "entries": header.entries,
         "trusted_before_ns": header.trusted_before_ns,
         "columns": COLUMNS,
-        "pieces": [[p.segment, p.start, p.length, p.tar_offset, p.dead] for p in header.pieces],
+        "pieces": [[p.segment, p.start, p.length, p.tar_offset, p.crc32, p.dead] for p in header.pieces],
     }
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
 def _piece(row: list[Any]) -> Piece:
-    segment, start, length, tar_offset, dead = row
-    return Piece(segment, start, length, tar_offset, tuple(Dead(*one) for one in dead))
+    segment, start, length, tar_offset, crc32, dead = row
+    return Piece(segment, start, length, tar_offset, crc32, tuple(Dead(*one) for one in dead))
 
 
 def parse_header(line: bytes) -> Header:
@@ -177,7 +181,7 @@ class IndexReader:
     """Reads an index from a compressed stream; ``header`` first, then lines, once. Blocking."""
 
     def __init__(self, source: IO[bytes]) -> None:
-        raw = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+        raw = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True, closefd=False)
         self._lines = io.BufferedReader(raw, 1 << 20)
         try:
             self.header = parse_header(self._lines.readline(256 << 20))

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _text
 
+from content.archive import crc32
 from content.archive.id_map import IdMap
 from content.archive.index import Dead, Piece, fingerprint
 from content.archive.parts import PartSink
@@ -59,6 +60,7 @@ class ArchiveWriter:
         self._segment = first_segment
         self._segment_offset = sink.offset
         self._dead: list[Dead] = []
+        self._segment_crc32 = 0
         self._links: dict[tuple[int, int], str] = {}
         self._xattrs_known = True
         self.left_out: list[LeftOut] = []
@@ -99,12 +101,16 @@ class ArchiveWriter:
     def _close_segment(self) -> None:
         length = self._sink.offset - self._segment_offset
         if length:
-            self.pieces.append(Piece(self._segment, 0, length, self._segment_offset, tuple(self._dead)))
+            self.pieces.append(
+                Piece(self._segment, 0, length, self._segment_offset, self._segment_crc32, tuple(self._dead))
+            )
             self._dead = []
+            self._segment_crc32 = 0
             self._segment += 1
             self._segment_offset = self._sink.offset
 
     def _put(self, found: Found, crc: int, length: int, link: str) -> None:
+        self._segment_crc32 = crc32.combine(self._segment_crc32, crc, length)
         at = self._sink.offset - length - self._segment_offset
         self._record(
             f"{fingerprint(found.path, found.status)}{self._segment},{at},{length},{crc},{_text(link)}]"
@@ -220,7 +226,8 @@ class ArchiveWriter:
             if not _moved(found.status, os.fstat(descriptor)):
                 break
             if tries_left:  # a later member of the same name replaces this one
-                self._dead.append(Dead(start - self._segment_offset, length, crc))
+                self._dead.append(Dead(start - self._segment_offset, length, crc, found.path))
+                self._segment_crc32 = crc32.combine(self._segment_crc32, crc, length)
             else:
                 self._leave_out(found, "kept changing while it was read; stored as last read")
                 found.status = _distrusted(found.status)

@@ -30,12 +30,14 @@ class StoreProperties:
     """What a store can do, and likes.
 
     ``conditional_put``: put with ``if_match`` or ``if_absent`` is atomic. ``part_copy``: `copy_part` copies
-    inside the store. ``checks_crc32``: a part, and a completed upload, with a wrong CRC-32 is refused.
+    inside the store. ``checks_crc32``: a part, and a completed upload, with a wrong CRC-32 is refused;
+    ``checks_copies``: also in an upload with copied parts.
     """
 
     conditional_put: bool
     part_copy: bool
     checks_crc32: bool
+    checks_copies: bool = False
     concurrency: int = 4
 
 
@@ -54,6 +56,8 @@ class Upload:
     key: str
     upload_id: str
     started_s: float = 0.0
+    checked: bool = False
+    """The store compares the whole object's CRC-32 on completion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,8 @@ class MultipartStore(ObjectStore, Protocol):
     and again: the last of a number counts.
     """
 
-    async def create_upload(self, key: str) -> Upload: ...
+    async def create_upload(self, key: str, *, copies: bool = False) -> Upload:
+        """``copies`` says that parts will be copied into it."""
 
     async def put_part(self, upload: Upload, ref: PartRef, data: bytes | bytearray) -> UploadedPart:
         """``data`` is not kept after the return. Raises UploadGone."""

@@ -157,7 +157,8 @@ class DirectoryObjectStore:
     async def close(self) -> None:
         """Nothing is held open."""
 
-    async def create_upload(self, key: str) -> Upload:
+    async def create_upload(self, key: str, *, copies: bool = False) -> Upload:
+        del copies
         self._path(key)
         upload = Upload(key, secrets.token_hex(16))
         await self._run(key, lambda: self._create_upload(upload))

@@ -80,7 +80,7 @@ async def _raw(address: StoreAddress, options: StoreOptions) -> MultipartStore:
     )
     store = S3ObjectStore(client, address.bucket, address.path, hoped)
     try:
-        store.learn(await probe(Retrying(store, Backoff(attempts=3))))
+        store.learn(await probe(Retrying(store, Backoff(attempts=3)), store.learn))
     except BaseException:
         await store.close()
         raise

@@ -7,27 +7,35 @@ object exists, a part with a wrong checksum that must be refused, and a copied p
 import dataclasses
 import secrets
 import zlib
+from collections.abc import Callable
 
 from content import keys
-from content.errors import ContentError, NotFound, StoreDenied, StoreUnavailable
+from content.errors import ContentError, StoreDenied, StoreUnavailable
 from content.objects.base import MultipartStore, PartRef, StoreProperties, read_all
 
 _MIN_COPY_BYTES = 5 << 20
 
 
-async def probe(store: MultipartStore) -> StoreProperties:
-    """What ``store`` was seen to do. Raises what makes it unusable altogether (StoreUnavailable,
+async def probe(store: MultipartStore, learn: Callable[[StoreProperties], None]) -> StoreProperties:
+    """What ``store`` was seen to do; ``learn`` makes it act on what is known so far. Raises what
+    makes it unusable altogether (StoreUnavailable,
     StoreDenied, StoreRefused for a bucket that is not there).
     """
     key = keys.probe_key(secrets.token_hex(8))
     await store.put(key, b"probe")
     try:
-        return dataclasses.replace(
+        seen = dataclasses.replace(
             store.properties,
             conditional_put=await _refuses_overwrite(store, key),
             checks_crc32=await _refuses_wrong_crc32(store, key),
-            part_copy=await _copies_parts(store, key),
         )
+        # Some check, and copy, but cannot do both in one upload.
+        for checks_copies in (True, False):
+            seen = dataclasses.replace(seen, checks_copies=checks_copies and seen.checks_crc32)
+            learn(seen)
+            if await _copies_parts(store, key):
+                return dataclasses.replace(seen, part_copy=True)
+        return dataclasses.replace(seen, part_copy=False, checks_copies=False)
     finally:
         await store.delete(key)
 
@@ -87,21 +95,19 @@ async def _refuses_wrong_crc32(store: MultipartStore, key: str) -> bool:
 async def _copies_parts(store: MultipartStore, key: str) -> bool:
     """Copies a tail of an object just over the least size that may be copied from, and reads it back."""
     data = secrets.token_bytes(4096) * (_MIN_COPY_BYTES // 4096 + 1)
-    await store.put(key, data)
     start, length = len(data) - 4096 - 7, 4096
     expected = data[start : start + length]
+    ref = PartRef(1, 0, length, zlib.crc32(expected))
     try:
+        await store.put(key, data)
         source = await store.stat(key)
-        upload = await store.create_upload(key + "-copy")
+        upload = await store.create_upload(key + "-copy", copies=True)
         try:
-            ref = PartRef(1, 0, length, zlib.crc32(expected))
             part = await store.copy_part(upload, ref, source, start)
             await store.complete_upload(upload, [part], ref.crc32)
             return await read_all(store, upload.key) == expected
         finally:
             await store.abort_upload(upload)
             await store.delete(upload.key)
-    except (StoreUnavailable, NotFound):
-        return False
     except ContentError:
         return False

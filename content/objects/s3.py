@@ -172,7 +172,7 @@ class S3ObjectStore:
             return PreconditionFailed(key)
         if code in _DENIED or status in {401, 403}:
             return StoreDenied(self.name, what, detail)
-        if code in _TRANSIENT or status in {408, 429} or status >= 500 or status == 200:
+        if code in _TRANSIENT or status in {408, 429} or (status >= 500 and status != 501) or status == 200:
             headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
             after = headers.get("retry-after", "")
             return StoreUnavailable(self.name, what, detail, float(after) if after.isdigit() else None)
@@ -246,12 +246,13 @@ class S3ObjectStore:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    async def create_upload(self, key: str) -> Upload:
+    async def create_upload(self, key: str, *, copies: bool = False) -> Upload:
         asked = self._at(key)
-        if self._properties.checks_crc32:
+        checked = self._properties.checks_copies if copies else self._properties.checks_crc32
+        if checked:
             asked |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
         answer = await self._run("begin", key, lambda: self._client.create_multipart_upload(**asked))
-        return Upload(key, answer["UploadId"])
+        return Upload(key, answer["UploadId"], checked=checked)
 
     async def put_part(self, upload: Upload, ref: PartRef, data: bytes | bytearray) -> UploadedPart:
         asked = self._at(upload.key) | {"UploadId": upload.upload_id, "PartNumber": ref.number}
@@ -301,7 +302,7 @@ class S3ObjectStore:
         return await self._run("list the parts of", upload.key, work)
 
     async def complete_upload(self, upload: Upload, parts: Sequence[UploadedPart], crc32: int) -> ObjectInfo:
-        checked = self._properties.checks_crc32
+        checked = upload.checked
         rows: list[dict[str, Any]] = [
             {"PartNumber": part.ref.number, "ETag": part.etag}
             | ({"ChecksumCRC32": _encode_crc32(part.ref.crc32)} if checked else {})

@@ -69,8 +69,8 @@ class Wrapper:
     async def close(self) -> None:
         await self.inner.close()
 
-    async def create_upload(self, key: str) -> Upload:
-        return await self._call("create_upload", lambda: self.inner.create_upload(key))
+    async def create_upload(self, key: str, *, copies: bool = False) -> Upload:
+        return await self._call("create_upload", lambda: self.inner.create_upload(key, copies=copies))
 
     async def put_part(self, upload: Upload, ref: PartRef, data: bytes | bytearray) -> UploadedPart:
         return await self._call("put_part", lambda: self.inner.put_part(upload, ref, data))

@@ -1,0 +1,1 @@
+"""Doubles, suites and trees for tests of the content service."""
