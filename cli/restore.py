@@ -1,5 +1,7 @@
 """``lapstrake restore``."""
 
+import functools
+import time
 from pathlib import Path
 
 import click
@@ -8,10 +10,13 @@ from cli import exit_codes
 from cli.main import run
 from cli.output import Output
 from cli.store_options import StoreChoice, choice, shown, store_options
+from content.foreign import unpack_file
 from content.progress import Progress
 from content.restore import RestoreRequest, RestoreResult
 from content.restore import restore as restore_snapshot
 from servicekit.units import format_size
+
+optional_store_options = functools.partial(store_options, required=False)
 
 
 @click.command()
@@ -19,14 +24,22 @@ from servicekit.units import format_size
 @click.option("--snapshot", "snapshot_id", metavar="ID", help="Which snapshot. [the latest]")
 @click.option("--only", multiple=True, metavar="PATH", help="Only PATH and what is below it; repeatable.")
 @click.option("--replace", is_flag=True, help="Put the restored tree in the place of what DIR holds.")
-@store_options
+@click.option(
+    "--tar",
+    "tar_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Any tar instead; - is standard input.",
+)
+@optional_store_options
 def restore(
     directory: Path,
     snapshot_id: str | None,
     only: tuple[str, ...],
     replace: bool,
-    workspace: str,
-    store: str,
+    tar_file: Path | None,
+    workspace: str | None,
+    store: str | None,
     s3_endpoint: str | None,
     limit_rate: str | None,
     as_json: bool,
@@ -36,6 +49,10 @@ def restore(
     JSON: snapshot_id, entries, bytes, duration_s. Ends with status 3 when attributes could not be set.
     """
     output = Output(as_json=as_json)
+    if tar_file is not None:
+        return _unpack(tar_file, directory, output, replace=replace)
+    if workspace is None or store is None:
+        raise click.UsageError("say --workspace and --store, or --tar")
     chosen = choice(workspace, store, s3_endpoint, limit_rate)
     request = RestoreRequest(directory.absolute(), chosen.workspace, snapshot_id, only, replace)
     result = run(_restore(request, chosen, output))
@@ -52,6 +69,22 @@ def restore(
         f"{directory}, {result.duration_s:.1f} s",
     )
     return exit_codes.INCOMPLETE if result.left_out else exit_codes.OK
+
+
+def _unpack(tar_file: Path, directory: Path, output: Output, *, replace: bool) -> int:
+    started_s = time.monotonic()
+    unpacked = run(unpack_file(tar_file, directory.absolute(), replace=replace))
+    for item in unpacked.left_out:
+        output.notes.print(f"left out: {item.path}: {item.reason}", markup=False)
+    duration_s = round(time.monotonic() - started_s, 3)
+    fields = {
+        "snapshot_id": None,
+        "entries": unpacked.entries,
+        "bytes": unpacked.bytes,
+        "duration_s": duration_s,
+    }
+    output.result(fields, f"{unpacked.entries} entries, {format_size(unpacked.bytes)} to {directory}")
+    return exit_codes.INCOMPLETE if unpacked.left_out else exit_codes.OK
 
 
 async def _restore(request: RestoreRequest, chosen: StoreChoice, output: Output) -> RestoreResult:

@@ -38,11 +38,13 @@ class StoreChoice:
             yield store
 
 
-def store_options(command: F) -> F:
+def store_options(command: F, *, required: bool = True) -> F:
     """Adds --workspace, --store, --s3-endpoint, --limit-rate and --json."""
     options = [
-        click.option("--workspace", required=True, metavar="OWNER/ID", help="Whose snapshots."),
-        click.option("--store", required=True, metavar="STORE", help="s3://bucket/prefix or file:///dir."),
+        click.option("--workspace", required=required, metavar="OWNER/ID", help="Whose snapshots."),
+        click.option(
+            "--store", required=required, metavar="STORE", help="s3://bucket/prefix or file:///dir."
+        ),
         click.option("--s3-endpoint", metavar="URL", help="An S3 server that is not Amazon's."),
         click.option("--limit-rate", metavar="SIZE/s", help="Bytes per second to and from the store."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
