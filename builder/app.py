@@ -67,15 +67,16 @@ class Workbench:
             self.project, self.inputs, self.store, engine, self.state, options, self.reporter
         )
 
-    def image_maker(self, *, with_tests: bool) -> ImageMaker:
-        runner = None
-        if with_tests:
-            runner = TestRunner(
-                Sandbox(UnpackedLayers(self.state.unpacked)),
-                PassedTests(self.state.test_results),
-                jobs=self.settings.jobs,
-                timeout_s=self.settings.test_timeout,
-            )
+    def test_runner(self) -> TestRunner:
+        return TestRunner(
+            Sandbox(UnpackedLayers(self.state.unpacked)),
+            PassedTests(self.state.test_results),
+            jobs=self.settings.jobs,
+            timeout_s=self.settings.test_timeout,
+        )
+
+    def image_maker(self, runner: TestRunner | None) -> ImageMaker:
+        """``runner`` None leaves the tests out."""
         contents = ContentsStore(self.store.target, ContentsCache(self.state.contents))
         return ImageMaker(
             self.project,

@@ -77,7 +77,7 @@ def test_key(config: ImageConfig, test: ChunkTest) -> str:
 
 
 class TestRunner:
-    """Runs at most ``jobs`` tests at a time."""
+    """Runs at most ``jobs`` tests at a time. ``results`` are all that it has come to, for a report."""
 
     __test__ = False  # pytest collects classes by this name
 
@@ -86,6 +86,7 @@ class TestRunner:
         self._passed = passed
         self._slots = asyncio.Semaphore(jobs)
         self._timeout_s = timeout_s
+        self.results: list[TestResult] = []
         self._under_way: dict[str, asyncio.Lock] = {}
 
     async def run(
@@ -94,7 +95,9 @@ class TestRunner:
         """A result for each case, in order; a failing test is a result, not an exception."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._case(image, repository, case)) for case in cases]
-        return [task.result() for task in tasks]
+        results = [task.result() for task in tasks]
+        self.results += results
+        return results
 
     async def _case(self, image: Image, repository: Repository, case: TestCase) -> TestResult:
         if case.test.skip:

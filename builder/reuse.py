@@ -25,6 +25,7 @@ class LayerUse:
     size_bytes: int
     content_bytes: int | None
     chunk: str
+    input_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,105 @@ def report(images: Sequence[ImageUse]) -> ReuseReport:
         len(contents),
         len(chains),
     )
+
+
+HISTOGRAM_STEPS = (1, 5, 10, 15, 20, 25, 30)
+
+
+def refcount_histogram(images: Sequence[ImageUse]) -> Sequence[tuple[int, int, int]]:
+    """(k, layers, bytes) of the distinct layers that at least k images use; to be read with their number."""
+    uses = refcounts(images)
+    sizes = _sizes(images)
+    return [
+        (
+            step,
+            sum(count >= step for count in uses.values()),
+            sum(sizes[digest] for digest, count in uses.items() if count >= step),
+        )
+        for step in HISTOGRAM_STEPS
+    ]
+
+
+def refcounts(images: Sequence[ImageUse]) -> Mapping[Digest, int]:
+    """How many images use each layer; twice in one image counts once."""
+    counts: dict[Digest, int] = defaultdict(int)
+    for image in images:
+        for digest in {use.digest for use in image.layers}:
+            counts[digest] += 1
+    return counts
+
+
+def pull_matrix(images: Sequence[ImageUse]) -> Mapping[str, Mapping[str, int]]:
+    """Bytes to pull: ``matrix[a][b]`` for b on a node that has a; ``matrix[""][b]`` for b on an empty one."""
+    sizes = _sizes(images)
+    layers = {image.name: {use.digest for use in image.layers} for image in images}
+    return {
+        before: {
+            name: sum(sizes[digest] for digest in digests - layers.get(before, set()))
+            for name, digests in layers.items()
+        }
+        for before in ("", *layers)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCost:
+    """``marginal_bytes`` are used by no other image; ``fair_bytes`` split each layer among its users."""
+
+    name: str
+    size_bytes: int
+    marginal_bytes: int
+    fair_bytes: float
+
+
+def image_costs(images: Sequence[ImageUse]) -> Sequence[ImageCost]:
+    uses, sizes = refcounts(images), _sizes(images)
+    costs: list[ImageCost] = []
+    for image in images:
+        digests = {use.digest for use in image.layers}
+        costs.append(
+            ImageCost(
+                image.name,
+                sum(sizes[digest] for digest in digests),
+                sum(sizes[digest] for digest in digests if uses[digest] == 1),
+                sum(sizes[digest] / uses[digest] for digest in digests),
+            )
+        )
+    return costs
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkChurn:
+    """A chunk over successive versions of images; ``survival`` is in how many of them a layer of it lives."""
+
+    chunk: str
+    new_bytes: int
+    total_bytes: int
+    survival: float
+
+
+def churn(versions: Sequence[Sequence[ImageUse]]) -> Sequence[ChunkChurn]:
+    """``versions`` are sets of images, oldest first: what each chunk made anew from one to the next."""
+    lives: dict[str, dict[Digest, int]] = defaultdict(lambda: defaultdict(int))
+    new: dict[str, int] = defaultdict(int)
+    total: dict[str, int] = defaultdict(int)
+    known: set[Digest] = set()
+    for at, images in enumerate(versions):
+        present = {use.digest: use for image in images for use in image.layers}
+        for digest, use in present.items():
+            lives[use.chunk][digest] += 1
+            if at:
+                total[use.chunk] += use.size_bytes
+                new[use.chunk] += 0 if digest in known else use.size_bytes
+        known |= present.keys()
+    return [
+        ChunkChurn(chunk, new[chunk], total[chunk], sum(digests.values()) / len(digests))
+        for chunk, digests in sorted(lives.items())
+    ]
+
+
+def _sizes(images: Sequence[ImageUse]) -> Mapping[Digest, int]:
+    return {use.digest: use.size_bytes for image in images for use in image.layers}
 
 
 def recompression_waste(uses: Sequence[LayerUse]) -> int:

@@ -1,8 +1,9 @@
 """``lapstrake build`` and ``lapstrake combine``."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from servicekit.units import format_size
 if TYPE_CHECKING:
     from builder.app import Workbench
     from builder.build import Done
-    from builder.chunk_tests import TestResult
+    from builder.chunk_tests import TestResult, TestRunner
     from builder.images import MadeImage, Wanted
     from builder.settings import BuilderSettings
 
@@ -31,6 +32,9 @@ _REUSE_FROM = click.option(
     "--reuse-from", metavar="REPO", help="Take what REPO has instead of building it; mounted where possible."
 )
 _JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="At a time; default: as many as CPUs.")
+_JUNIT = click.option(
+    "--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write test results as JUnit XML."
+)
 _HASH_COMPAT = click.option(
     "--hash-compat",
     type=click.Choice(["native", "dazzle"]),
@@ -51,6 +55,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @_JOBS
 @click.option("--engine", type=click.Choice(["auto", "buildah", "buildkit"]), help="What builds Dockerfiles.")
 @_NO_TEST
+@_JUNIT
 @click.option("--force", "force", multiple=True, metavar="NAME", help="Build this chunk (or base) anew.")
 @click.option(
     "--rebase", is_flag=True, help="Move chunks onto a changed base when their tests pass there; else build."
@@ -74,6 +79,7 @@ def build(
     jobs: int | None,
     engine: str | None,
     no_test: bool,
+    junit: Path | None,
     force: tuple[str, ...],
     rebase: bool,
     secrets: tuple[str, ...],
@@ -116,12 +122,13 @@ def build(
                 base = await bench.builder(tool, options).base()
                 on_base = await bench.on_base(base.image)
                 if rebase:
-                    gate = on_base.image_maker(with_tests=True).passes
+                    gate = on_base.image_maker(on_base.test_runner()).passes
                     options = dataclasses.replace(options, gate=gate)
                 done = [base, *await on_base.builder(tool, options).chunks(names, base.image)]
             finally:
                 await tool.close()
-            results, made = await _test_and_make(on_base, names, wanted, with_tests=not no_test)
+            with _tests(on_base, junit, leave_out=no_test) as runner:
+                results, made = await _test_and_make(on_base, names, wanted, runner)
         _say_built(output, done)
         return _document(to, done, results, made, time.monotonic() - started_s)
 
@@ -138,6 +145,7 @@ def build(
 )
 @click.option("--chunks", "given", metavar="NAME=c1,c2", help="An image of these chunks, in this order.")
 @_NO_TEST
+@_JUNIT
 @_JOBS
 @_REUSE_FROM
 @_HASH_COMPAT
@@ -150,6 +158,7 @@ def combine(
     combinations: tuple[str, ...],
     given: str | None,
     no_test: bool,
+    junit: Path | None,
     jobs: int | None,
     reuse_from: str | None,
     hash_compat: str,
@@ -179,9 +188,10 @@ def combine(
         ) as bench:
             wanted = [_given(bench, given)] if given else _wanted(bench, combinations, everything=everything)
             names = sorted({name for image in wanted for name in image.chunks})
-            maker = bench.image_maker(with_tests=not no_test)
-            base, stored = await maker.load(names)
-            made = await maker.make(wanted, base, stored)
+            with _tests(bench, junit, leave_out=no_test) as runner:
+                maker = bench.image_maker(runner)
+                base, stored = await maker.load(names)
+                made = await maker.make(wanted, base, stored)
         return _document(to, [], [], made, time.monotonic() - started_s)
 
     fields = run(work())
@@ -252,10 +262,23 @@ def _needed(
     return sorted(named | {bench.project.chunk(name).name for image in wanted for name in image.chunks})
 
 
+@contextlib.contextmanager
+def _tests(bench: "Workbench", junit: Path | None, *, leave_out: bool) -> "Iterator[TestRunner | None]":
+    """A runner, whose results are written to ``junit`` whatever comes of them; None leaves tests out."""
+    from builder.junit import junit_xml
+
+    runner = None if leave_out else bench.test_runner()
+    try:
+        yield runner
+    finally:
+        if junit is not None:
+            junit.write_bytes(junit_xml(runner.results if runner is not None else []))
+
+
 async def _test_and_make(
-    bench: "Workbench", names: Sequence[str], wanted: "Sequence[Wanted]", *, with_tests: bool
+    bench: "Workbench", names: Sequence[str], wanted: "Sequence[Wanted]", runner: "TestRunner | None"
 ) -> "tuple[Sequence[TestResult], Sequence[MadeImage]]":
-    maker = bench.image_maker(with_tests=with_tests)
+    maker = bench.image_maker(runner)
     image, stored = await maker.load(names)
     results = await maker.test_chunks(image, stored)
     return results, await maker.make(wanted, image, stored)

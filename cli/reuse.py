@@ -1,6 +1,8 @@
 """``lapstrake reuse``: how far images share their layers."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +12,10 @@ from cli.output import Output, table
 from servicekit.units import format_size
 
 if TYPE_CHECKING:
-    from builder.reuse import ImageUse
+    from builder.reuse import ImageUse, ReuseReport
+
+_PLATFORM = click.option("--platform", metavar="OS/ARCH", help="Of images for several platforms, this one.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
@@ -20,16 +25,83 @@ def reuse() -> None:
 
 @reuse.command("report")
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
-@click.option("--platform", metavar="OS/ARCH", help="Of images for several platforms, this one.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def report_command(refs: tuple[str, ...], platform: str | None, as_json: bool) -> None:
-    """Bytes and layers shared by a set of images, from manifests and configs alone."""
-    from builder.reuse import report
+@_PLATFORM
+@click.option("--matrix", is_flag=True, help="Also the bytes to pull each image where another is.")
+@click.option("--versions", is_flag=True, help="Each REF is a version, oldest first: also churn per chunk.")
+@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page as well.")
+@_JSON
+def report_command(
+    refs: tuple[str, ...],
+    platform: str | None,
+    matrix: bool,
+    versions: bool,
+    page: Path | None,
+    as_json: bool,
+) -> None:
+    """Bytes and layers shared by a set of images, from manifests and configs alone.
+
+    REF is an image, or a whole repository (registry/repository or oci:DIR).
+    """
+    from builder.reuse import churn, image_costs, pull_matrix, refcount_histogram, report
+    from builder.reuse_page import reuse_page
 
     output = Output(as_json=as_json)
-    images = run(_load(refs, platform))
-    found = report(images)
-    fields: Mapping[str, Any] = {
+    sets = run(_load([[ref] for ref in refs] if versions else [refs], platform))
+    images = [image for one in sets for image in one]
+    found, costs = report(images), image_costs(images)
+    fields: dict[str, Any] = {
+        **_fields(found),
+        "histogram": [
+            {"used_by_at_least": k, "layers": layers, "bytes": size}
+            for k, layers, size in refcount_histogram(images)
+        ],
+        "costs": [dataclasses.asdict(cost) for cost in costs],
+    }
+    if matrix:
+        fields["pull_bytes"] = pull_matrix(images)
+    if versions:
+        fields["churn"] = [dataclasses.asdict(chunk) for chunk in churn(sets)]
+    if page is not None:
+        page.write_text(reuse_page(images), encoding="utf-8")
+    output.result(fields, table(("", "", ""), _summary(found)))
+    if not as_json:
+        _tables(output, fields)
+
+
+@reuse.command("diff")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@_PLATFORM
+@_JSON
+def diff_command(first: str, second: str, platform: str | None, as_json: bool) -> None:
+    """What pulling B costs on a node that has A, and why layers are not shared."""
+    from builder.reuse_diff import diff
+
+    output = Output(as_json=as_json)
+    ((one,), (other,)) = run(_load([[first], [second]], platform))
+    found = diff(one, other)
+    misses = [
+        {
+            "chunk": miss.layer.chunk,
+            "digest": miss.layer.digest,
+            "bytes": miss.layer.size_bytes,
+            "reason": miss.reason.name.lower(),
+        }
+        for miss in found.misses
+    ]
+    rows = [
+        (miss.layer.chunk or "-", miss.layer.digest.short, format_size(miss.layer.size_bytes), miss.reason)
+        for miss in found.misses
+    ]
+    title = f"{format_size(found.warm_bytes)} to pull with A there, {format_size(found.cold_bytes)} without"
+    output.result(
+        {"cold_bytes": found.cold_bytes, "warm_bytes": found.warm_bytes, "misses": misses},
+        table(("chunk", "layer", "size", "why it is not shared"), rows, title=title),
+    )
+
+
+def _fields(found: "ReuseReport") -> Mapping[str, Any]:
+    return {
         "images": found.images,
         "layers": found.layers,
         "logical_bytes": found.logical_bytes,
@@ -42,34 +114,54 @@ def report_command(refs: tuple[str, ...], platform: str | None, as_json: bool) -
         "distinct_diff_ids": found.distinct_diff_ids,
         "distinct_chain_ids": found.distinct_chain_ids,
     }
+
+
+def _summary(found: "ReuseReport") -> Sequence[Sequence[object]]:
     penalty = (
-        "unknown (no uncompressed sizes)" if found.order_penalty is None else f"{found.order_penalty:.2f} x"
+        "unknown: no uncompressed sizes" if found.order_penalty is None else f"{found.order_penalty:.2f} x"
     )
-    rows = [
+    snapshots = f"{found.distinct_chain_ids} snapshots of {found.distinct_diff_ids} contents"
+    return [
         ("images", found.images, f"{found.layers} layers, {found.distinct_digests} distinct"),
-        ("stored if nothing were shared", format_size(found.logical_bytes), ""),
+        ("if nothing were shared", format_size(found.logical_bytes), ""),
         ("stored", format_size(found.physical_bytes), f"dedupe ratio {found.dedupe_ratio:.2f} x"),
         ("recompression waste", format_size(found.recompression_waste_bytes), "same content, other bytes"),
-        (
-            "order penalty",
-            penalty,
-            f"{found.distinct_chain_ids} snapshots of {found.distinct_diff_ids} contents",
-        ),
+        ("order penalty", penalty, snapshots),
     ]
-    output.result(fields, table(("", "", ""), rows))
 
 
-async def _load(refs: Sequence[str], platform: str | None) -> "Sequence[ImageUse]":
-    from builder.reuse import image_use
+def _tables(output: Output, fields: Mapping[str, Any]) -> None:
+    steps = [
+        (row["used_by_at_least"], row["layers"], format_size(row["bytes"])) for row in fields["histogram"]
+    ]
+    output.console.print(table(("used by at least", "layers", "bytes"), steps, title="\n"))
+    sizes = ("size_bytes", "marginal_bytes", "fair_bytes")
+    costs = [(row["name"], *(format_size(row[key]) for key in sizes)) for row in fields["costs"]]
+    output.console.print(table(("image", "cold pull", "used by no other", "fair share"), costs, title="\n"))
+    if "pull_bytes" in fields:
+        rows = [
+            (before or "(empty node)", *(format_size(size) for size in row.values()))
+            for before, row in fields["pull_bytes"].items()
+        ]
+        output.console.print(table(("node has", *fields["pull_bytes"][""]), rows, title="\n"))
+    if "churn" in fields:
+        rows = [
+            (
+                row["chunk"] or "-",
+                format_size(row["new_bytes"]),
+                format_size(row["total_bytes"]),
+                row["survival"],
+            )
+            for row in fields["churn"]
+        ]
+        output.console.print(table(("chunk", "new", "of", "versions a layer lives"), rows, title="\n"))
+
+
+async def _load(sets: Sequence[Sequence[str]], platform: str | None) -> "Sequence[Sequence[ImageUse]]":
+    from builder.reuse_loading import load_images
     from ocikit.descriptor import Platform
     from ocikit.opening import repositories
-    from ocikit.reference import Reference
-    from ocikit.repository import load_image
 
     wanted = None if platform is None else Platform.parse(platform)
-    names = [Reference.parse(ref) for ref in refs]
     async with repositories() as opener:
-        return [
-            image_use(str(name), await load_image(opener.open(name.name), name.reference, wanted))
-            for name in names
-        ]
+        return [await load_images(opener, refs, wanted) for refs in sets]

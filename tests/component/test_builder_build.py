@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -83,13 +84,17 @@ def test_tests_run_on_what_ships_and_a_failing_one_withholds_the_name(tmp_path: 
   assert: ['status == 1']
 """
     project, images = write_project(tmp_path / "p", {"tests/a.yaml": tests}), tmp_path / "images"
-    done = lapstrake("build", project, "--to", f"oci:{images}", "--json").document
+    junit = tmp_path / "junit.xml"
+    done = lapstrake("build", project, "--to", f"oci:{images}", "--junit", junit, "--json").document
     assert done["tests"] == {"run": 6, "cached": 3, "skipped": 3}
+    suites = {suite.get("name"): suite for suite in ET.parse(junit).getroot()}  # noqa: S314 (our own)
+    assert (suites["both"].get("tests"), suites["both"].get("failures")) == ("4", "0")
     broken = tests.replace("echo yes", "echo no")
     write_project(project, {"tests/a.yaml": broken, "tests/b.yaml": "[]"})
     before = tags(images)
-    failed = lapstrake("build", project, "--to", f"oci:{images}", "--json")
+    failed = lapstrake("build", project, "--to", f"oci:{images}", "--junit", junit, "--json")
     assert failed.status == 10
+    assert "does not hold: stdout.trim()" in junit.read_text()
     assert "test of a failed: a terminal" in failed.stderr
     assert "stdout: no" in failed.stderr
     assert tags(images) == before

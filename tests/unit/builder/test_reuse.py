@@ -1,10 +1,23 @@
 """Reuse metrics against a brute-force oracle."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.chunk_images import UNCOMPRESSED_BYTES
-from builder.reuse import ImageUse, image_use, report
+from builder.reuse import (
+    ImageUse,
+    churn,
+    image_costs,
+    image_use,
+    pull_matrix,
+    refcount_histogram,
+    report,
+)
+from builder.reuse_diff import Miss, diff
+from builder.reuse_page import reuse_page
 from ocikit import media_types
 from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest, chain_id
@@ -74,3 +87,62 @@ def test_the_order_penalty_counts_what_is_unpacked_again():
 
 def test_without_uncompressed_sizes_the_penalty_is_unknown():
     assert report([image("x", [("a", 0)], annotated=False)]).order_penalty is None
+
+
+@given(stacks)
+def test_histogram_matrix_and_costs_equal_a_brute_force_oracle(given_stacks: list[list[tuple[str, int]]]):
+    images = [image(str(at), stack) for at, stack in enumerate(given_stacks)]
+    held = [{blob(*layer) for layer in stack} for stack in given_stacks]
+    every = set().union(*held)
+    for step, layers, size in refcount_histogram(images):
+        used = [one for one in every if sum(one in blobs for blobs in held) >= step]
+        assert (layers, size) == (len(used), sum(one[1] for one in used))
+    matrix = pull_matrix(images)
+    for at, blobs in enumerate(held):
+        assert matrix[""][str(at)] == sum(size for _, size in blobs)
+        for other, others in enumerate(held):
+            assert matrix[str(other)][str(at)] == sum(size for _, size in blobs - others)
+    costs = image_costs(images)
+    assert abs(sum(cost.fair_bytes for cost in costs) - sum(size for _, size in every)) < 1e-6
+    for cost, blobs in zip(costs, held, strict=True):
+        alone = [one for one in blobs if sum(one in others for others in held) == 1]
+        assert (cost.size_bytes, cost.marginal_bytes) == (sum(s for _, s in blobs), sum(s for _, s in alone))
+
+
+def test_churn_counts_what_each_version_made_anew():
+    found = churn([[image("1", [("a", 0), ("b", 0)])], [image("2", [("a", 0), ("c", 0)])]])
+    assert len(found) == 1  # nobody wrote chunk names here
+    assert found[0].new_bytes == blob("c", 0)[1]
+    assert found[0].total_bytes == blob("a", 0)[1] + blob("c", 0)[1]
+    assert found[0].survival == 4 / 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([("a", 0)], [("a", 0)], []),
+        ([("a", 0)], [("a", 1)], [Miss.RECOMPRESSED]),
+        ([("a", 0), ("b", 0)], [("b", 0), ("a", 0)], [Miss.REORDERED, Miss.REORDERED]),
+        ([("a", 0)], [("b", 0)], [Miss.NEW]),
+    ],
+)
+def test_says_why_layers_are_not_shared(first, second, expected):
+    found = diff(image("1", first), image("2", second))
+    assert [miss.reason for miss in found.misses] == expected
+
+
+def test_says_when_the_same_inputs_gave_another_content_and_when_inputs_changed():
+    def use(content: str, input_hash: str) -> ImageUse:
+        layer = image("x", [(content, 0)]).layers[0]
+        return ImageUse("x", (replace(layer, chunk="go", input_hash=input_hash),))
+
+    assert diff(use("a", "1"), use("b", "1")).misses[0].reason is Miss.NONDETERMINISTIC
+    assert diff(use("a", "1"), use("b", "2")).misses[0].reason is Miss.CHANGED
+
+
+def test_the_page_draws_every_layer_and_escapes_names():
+    page = reuse_page([image("<x>", [("a", 0), ("b", 0)]), image("y", [("a", 0)])])
+    assert page.count('class="shared" style') == 2
+    assert page.count('class="own" style') == 1
+    assert "&lt;x&gt;" in page
+    assert "<x>" not in page
