@@ -9,7 +9,6 @@ import contextlib
 
 from servicekit.clock import Clock, SystemClock
 
-
 _ROUNDING_BYTES = 0.5
 """A debt too small to sleep for: the clock's resolution times the rate may never quite pay it."""
 
