@@ -86,19 +86,23 @@ class Process:
             )
         _started.append(self)
         try:
-            self._await_ready()
+            self._await(self._ready, "being ready")
         except BaseException:
             self.stop()
             raise
 
-    def _await_ready(self) -> None:
+    def _await(self, ready: Callable[["Process"], bool], what: str) -> None:
         deadline_s = time.monotonic() + START_S
-        while not self._ready(self):
+        while not ready(self):
             if not self.is_running:
-                raise ProcessFailed(self, f"ended with code {self.wait()}")
+                raise ProcessFailed(self, f"ended with code {self.wait()} before {what}")
             if time.monotonic() > deadline_s:
-                raise ProcessFailed(self, f"was not ready within {START_S:.0f} s")
+                raise ProcessFailed(self, f"took more than {START_S:.0f} s until {what}")
             time.sleep(_POLL_S)
+
+    def await_log(self, text: str) -> None:
+        """Returns when the log holds ``text``; raises ProcessFailed when it ends first or takes too long."""
+        self._await(logs(text), f"{text!r} in its log")
 
     def signal(self, number: signal.Signals) -> None:
         """Nothing happens when it has ended already."""
