@@ -5,6 +5,7 @@ pointer.
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -83,13 +84,21 @@ def dump_pointer(pointer: Pointer) -> bytes:
         "incarnation": pointer.incarnation,
         "snapshots": [dataclasses.asdict(snapshot) for snapshot in pointer.snapshots],
     }
-    return json.dumps(document, indent=1).encode() + b"\n"
+    return json.dumps(document | {"sha256": _digest(document)}, indent=1).encode()
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """Of everything else in the document, so that a flipped bit in a number does not go unseen."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def parse_pointer(data: bytes, key: str, workspace: Workspace) -> Pointer:
     """Raises ObjectCorrupt, FormatUnsupported."""
     try:
         document: dict[str, Any] = json.loads(data)
+        if document.pop("sha256") != _digest(document):
+            raise ObjectCorrupt(key, "its checksum does not match")
         if document["format"] != FORMAT or document["workspace"] != str(workspace):
             raise ObjectCorrupt(key, "it is not this workspace's pointer")
         if document["format_version"] != VERSION:

@@ -1,5 +1,6 @@
 """What a backup leaves out on purpose: patterns as in .gitignore."""
 
+import re
 from collections.abc import Sequence
 
 from pathspec import GitIgnoreSpec
@@ -20,7 +21,7 @@ class Excludes:
         for pattern in patterns:
             try:
                 GitIgnoreSpec.from_lines([pattern])
-            except (GitIgnorePatternError, ValueError) as error:
+            except (GitIgnorePatternError, ValueError, re.error) as error:
                 raise InvalidPattern(pattern) from error
         self.patterns = tuple(patterns)
         self._spec = GitIgnoreSpec.from_lines(patterns) if patterns else None

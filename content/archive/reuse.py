@@ -160,8 +160,8 @@ def with_dead(pieces: Sequence[Piece], dead: Iterable[Entry]) -> list[Piece]:
 
 
 def copy_ranges(layout: Layout, copied: Sequence[Piece]) -> list[CopyRange]:
-    """The parts that the store copies, numbered from 1: runs of whole pieces (`new_pieces`), of 5 MiB to about
-    256 MiB, unless one piece is larger.
+    """The parts that the store copies, numbered from 1: runs of whole pieces (`new_pieces`), of 5 MiB to
+    about 256 MiB, unless one piece is larger.
     """
     made: list[CopyRange] = []
     pieces = iter(copied)

@@ -148,6 +148,7 @@ class S3ObjectStore:
             raise StoreDenied(self.name, f"{action} {key}", str(error)) from error
         except (
             sdk.HTTPClientError,
+            sdk.ConnectionError,
             sdk.IncompleteReadError,
             sdk.ResponseStreamingError,
             sdk.FlexibleChecksumError,
