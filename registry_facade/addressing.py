@@ -10,8 +10,8 @@ import functools
 from typing import Literal
 
 from ocikit.digest import Digest
-from ocikit.errors import InvalidReference
-from ocikit.reference import is_repository, parse_tag_or_digest
+from ocikit.errors import InvalidReference, ManifestNotFound
+from ocikit.reference import is_repository, is_tag
 from registry_facade.errors import UpstreamUnknown
 
 Kind = Literal["manifests", "blobs", "tags", "referrers"]
@@ -44,7 +44,7 @@ class Target:
 
 @functools.lru_cache(maxsize=8192)
 def parse_endpoint(path: str) -> Endpoint | None:
-    """None for a path that is no pull of this API. Raises InvalidReference or InvalidDigest."""
+    """None for a path that is no pull of this API. Raises ManifestNotFound or InvalidDigest."""
     if not path.startswith("/v2/") or len(path) > _MAX_PATH:
         return None
     head, _, reference = path.removeprefix("/v2/").rpartition("/")
@@ -55,11 +55,20 @@ def parse_endpoint(path: str) -> Endpoint | None:
         case "tags" if reference == "list":
             return Endpoint("tags", name, "")
         case "manifests":
-            return Endpoint("manifests", name, parse_tag_or_digest(reference))
+            return Endpoint("manifests", name, _tag_or_digest(name, reference))
         case "blobs" | "referrers":
             return Endpoint(kind, name, Digest.parse(reference))
         case _:
             return None
+
+
+def _tag_or_digest(name: str, reference: str) -> str | Digest:
+    """A malformed digest is a mistake (400); a tag that cannot exist is just not there (404)."""
+    if ":" in reference:
+        return Digest.parse(reference)
+    if not is_tag(reference):
+        raise ManifestNotFound(f"{name}:{reference[:200]}")
+    return reference
 
 
 @functools.lru_cache(maxsize=8192)
