@@ -109,8 +109,14 @@ class ArchiveWriter:
             self._segment += 1
             self._segment_offset = self._sink.offset
 
+    def _put_bytes(self, found: Found, whole: bytes, link: str = "") -> None:
+        """Writes a member that is in memory; reading it twice is cheaper than folding two checksums."""
+        self._sink.write(whole)
+        segment_crc32 = zlib.crc32(whole, self._segment_crc32)
+        self._put(found, zlib.crc32(whole), len(whole), link)
+        self._segment_crc32 = segment_crc32
+
     def _put(self, found: Found, crc: int, length: int, link: str) -> None:
-        self._segment_crc32 = crc32.combine(self._segment_crc32, crc, length)
         at = self._sink.offset - length - self._segment_offset
         self._record(
             f"{fingerprint(found.path, found.status)}{self._segment},{at},{length},{crc},{_text(link)}]"
@@ -119,8 +125,7 @@ class ArchiveWriter:
 
     def _add_bare(self, found: Found, kind: bytes, link: bytes = b"", shown_link: str = "") -> None:
         headers = member_headers(self._member(found, kind, 0, (), link))
-        self._sink.write(headers)
-        self._put(found, zlib.crc32(headers), len(headers), shown_link)
+        self._put_bytes(found, headers, shown_link)
 
     def _add_directory(self, found: Found) -> None:
         descriptor = os.open(
@@ -133,8 +138,7 @@ class ArchiveWriter:
         finally:
             os.close(descriptor)
         headers = member_headers(self._member(found, DIRECTORY, 0, xattrs))
-        self._sink.write(headers)
-        self._put(found, zlib.crc32(headers), len(headers), "")
+        self._put_bytes(found, headers)
 
     def _member(
         self, found: Found, kind: bytes, size: int, xattrs: Xattrs | tuple[()], link: bytes = b""
@@ -202,8 +206,7 @@ class ArchiveWriter:
         xattrs = self._read_xattrs(descriptor)
         member = self._member(found, REGULAR, size, xattrs)
         whole = b"".join((member_headers(member), data, bytes(-size % 512)))
-        self._sink.write(whole)
-        self._put(found, zlib.crc32(whole), len(whole), "")
+        self._put_bytes(found, whole)
         self.content_bytes += size
 
     def _read_again(self, found: Found, descriptor: int) -> bytes:
@@ -231,6 +234,7 @@ class ArchiveWriter:
             else:
                 self._leave_out(found, "kept changing while it was read; stored as last read")
                 found.status = _distrusted(found.status)
+        self._segment_crc32 = crc32.combine(self._segment_crc32, crc, length)
         self._put(found, crc, length, "")
         self.content_bytes += found.status.st_size
 

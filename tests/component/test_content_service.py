@@ -1,0 +1,204 @@
+"""The agent's API over real sockets."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from content.app import content_service
+from content.settings import ContentSettings
+from servicekit.lifecycle import Listener, listening
+from servicekit.settings import SettingsInvalid, load
+from tests.support.trees import facts, make_tree
+
+_CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+def _settings(tmp_path: Path, **flags: str) -> ContentSettings:
+    root = tmp_path / "workspaces"
+    root.mkdir(exist_ok=True)
+    given = {"store": f"file://{tmp_path}/store", "workspaces_root": str(root), **flags}
+    return load(ContentSettings, "content", environ={}, flags=given)
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    settings: ContentSettings, token: str | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with (
+        content_service(settings) as (app, _),
+        listening([Listener(app, "127.0.0.1", 0)], drain_s=5) as [(host, port)],
+        aiohttp.ClientSession(f"http://{host}:{port}", headers=headers) as client,
+    ):
+        yield client
+
+
+async def _finished(client: aiohttp.ClientSession, job: dict) -> dict:
+    """The job in its final state, from its event stream."""
+    async with client.get(f"/v1/jobs/{job['id']}/events") as response:
+        text = await response.text()
+    last = text.strip().split("\n\n")[-1]
+    assert last.startswith("event: end\n")
+    return json.loads(last.partition("data: ")[2])
+
+
+async def _post(
+    client: aiohttp.ClientSession, path: str, body: dict | None = None, **headers: str
+) -> tuple[int, dict]:
+    async with client.post(path, json=body or {}, headers=headers) as response:
+        return response.status, await response.json()
+
+
+async def test_a_workspace_is_backed_up_and_restored_on_request(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    tree = make_tree(settings.workspaces_root / "w1")
+    async with _running(settings) as client:
+        status, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert status == 202
+        done = await _finished(client, job)
+        assert (done["state"], done["error"]) == ("done", None)
+        snapshot_id = done["result"]["snapshot_id"]
+        asked = {"path": "copy", "snapshot_id": snapshot_id}
+        _, job = await _post(client, "/v1/workspaces/me/w1/restores", asked)
+        assert (await _finished(client, job))["state"] == "done"
+        assert facts(settings.workspaces_root / "copy") == facts(tree)
+        async with client.get("/v1/workspaces/me/w1/snapshots") as response:
+            assert [row["id"] for row in (await response.json())["snapshots"]] == [snapshot_id]
+        async with client.delete(f"/v1/workspaces/me/w1/snapshots/{snapshot_id}") as response:
+            assert response.status == 204
+        async with client.get("/metrics") as response:
+            assert "content_job_seconds" in await response.text()
+
+
+@pytest.mark.parametrize("path", ["..", "../x", "/etc", ".", "link/x"])
+async def test_paths_do_not_leave_the_workspaces_root(tmp_path: Path, path: str) -> None:
+    settings = _settings(tmp_path)
+    (settings.workspaces_root / "link").symlink_to("/etc")
+    async with _running(settings) as client:
+        status, problem = await _post(client, "/v1/workspaces/me/w1/restores", {"path": path})
+    assert (status, problem["title"]) == (400, "PathOutsideRoot")
+
+
+async def test_a_restore_of_a_backup_that_does_not_exist_fails_and_makes_nothing(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    async with _running(settings) as client:
+        _, job = await _post(client, "/v1/workspaces/me/none/restores")
+        done = await _finished(client, job)
+    assert (done["state"], done["error"]["type"]) == ("failed", "WorkspaceEmpty")
+    assert list(settings.workspaces_root.iterdir()) == []
+
+
+async def test_tokens_are_limited_to_their_owner(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text(json.dumps({"token-of-me-0123456789": "me"}))
+    settings = _settings(tmp_path, tokens_file=str(tokens))
+    (settings.workspaces_root / "w1").mkdir()
+    async with _running(settings) as client:
+        assert (await _post(client, "/v1/workspaces/me/w1/backups"))[0] == 401
+        async with client.get("/livez") as response:
+            assert response.status == 200
+    async with _running(settings, "token-of-me-0123456789") as client:
+        assert (await _post(client, "/v1/workspaces/you/w1/backups"))[0] == 403
+        status, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert (status, (await _finished(client, job))["state"]) == (202, "done")
+        async with client.put("/v1/limits", json={"send_bytes_s": 5}) as response:
+            assert response.status == 403
+
+
+async def test_a_repeated_request_gets_the_first_ones_job(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    (settings.workspaces_root / "w1").mkdir()
+    async with _running(settings) as client:
+        key = {"Idempotency-Key": "stop-17"}
+        _, first = await _post(client, "/v1/workspaces/me/w1/backups", **key)
+        await _finished(client, first)
+        _, again = await _post(client, "/v1/workspaces/me/w1/backups", **key)
+        assert again["id"] == first["id"]
+        status, problem = await _post(client, "/v1/workspaces/me/w1/backups", {"kind": "periodic"}, **key)
+        assert (status, problem["title"]) == (400, "IdempotencyMismatch")
+
+
+async def test_a_running_job_keeps_others_off_its_workspace_and_can_be_cancelled(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, send_rate_bytes_s="1MiB/s")
+    tree = settings.workspaces_root / "w1"
+    tree.mkdir()
+    (tree / "large").write_bytes(bytes(40 << 20))
+    async with _running(settings) as client:
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        status, problem = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert (status, problem["title"]) == (409, "WorkspaceBusy")
+        async with client.delete(f"/v1/jobs/{job['id']}") as response:
+            assert response.status == 202
+        assert (await _finished(client, job))["state"] == "cancelled"
+        async with client.get("/v1/workspaces/me/w1/snapshots") as response:
+            assert (await response.json())["snapshots"] == []
+    assert list((tmp_path / "store").glob("uploads/*")) == []
+
+
+async def test_limits_change_while_a_job_runs(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, send_rate_bytes_s="64KiB/s")
+    tree = settings.workspaces_root / "w1"
+    tree.mkdir()
+    (tree / "large").write_bytes(bytes(30 << 20))
+    async with _running(settings) as client:
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        async with client.put("/v1/limits", json={"send_bytes_s": None}) as response:
+            assert (await response.json())["send_bytes_s"] is None
+        assert (await asyncio.wait_for(_finished(client, job), 60))["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"store": "nowhere"}, "content.store"),
+        ({"workspaces_root": "/does/not/exist"}, "content.workspaces_root"),
+        ({"listen": "0.0.0.0:0"}, "content.listen"),
+        ({"backups": "0"}, "content.backups"),
+    ],
+    ids=["store", "root", "open-to-all", "no-slots"],
+)
+async def test_settings_that_cannot_work_are_refused(
+    tmp_path: Path, flags: dict[str, str], named: str
+) -> None:
+    with pytest.raises(SettingsInvalid, match=named):
+        async with content_service(_settings(tmp_path, **flags)):
+            pass
+
+
+async def test_the_api_is_what_its_description_says(tmp_path: Path) -> None:
+    """Generated requests for every operation: no server errors, only documented statuses and bodies."""
+    settings = _settings(tmp_path)
+    async with _running(settings) as client:
+        async with client.get("/openapi.json") as response:
+            described = await response.json()
+        base = str(client._base_url).rstrip("/")
+        await asyncio.to_thread(_exercise, described, base)
+
+
+def _exercise(described: dict, base: str) -> None:
+    schema = schemathesis.openapi.from_dict(described)
+    schema.config.update(base_url=base)
+    for operation in schema.get_all_operations():
+        _call(operation.ok().as_strategy())
+
+
+def _call(strategy) -> None:
+    @given(strategy)
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    def call(case) -> None:
+        case.call_and_validate(checks=_CHECKS)
+
+    call()
