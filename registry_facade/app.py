@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -34,6 +35,7 @@ from registry_facade.settings import FacadeSettings
 from registry_facade.sources.fellows import answering_fellows
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
+from registry_facade.sources.wall import WalledTransport
 from registry_facade.workers import Workers, held_port
 from servicekit.backoff import Backoff
 from servicekit.lifecycle import Listener, ListenFailed, serve_until_signal
@@ -64,7 +66,7 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         catalog = await stack.enter_async_context(Catalog(settings.cache_dir / "catalog.sqlite"))
         storage = Storage(settings.cache_dir, catalog, counted, max_bytes=settings.cache_max_bytes)
         stack.push_async_callback(storage.note_uses)
-        transport = await stack.enter_async_context(Transport(_DEADLINES))
+        transport = await stack.enter_async_context(WalledTransport(_DEADLINES, _own_hosts(settings)))
         background = await stack.enter_async_context(BackgroundTasks(drain_s=settings.drain_s))
         upstreams = Upstreams(_upstreams(settings, transport))
         peer_metrics = PeerMetrics.on(metrics)
@@ -169,6 +171,10 @@ def _freshness(settings: FacadeSettings) -> Freshness:
         revalidate_s=settings.tag_revalidate_s,
         budget_s=settings.stale_budget_s,
     )
+
+
+def _own_hosts(settings: FacadeSettings) -> frozenset[str]:
+    return frozenset(urlsplit(target).hostname or "" for target in settings.upstreams.values())
 
 
 def _default_upstream(settings: FacadeSettings) -> str:

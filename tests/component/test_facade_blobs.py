@@ -412,3 +412,26 @@ async def test_served_and_received_bytes_are_counted(pair: Pair) -> None:
             pair.cached(digest).stat()
     assert await pair.facade.metric("facade_received_bytes_total", source="upstream") == len(LARGE)
     assert await pair.facade.metric("facade_served_bytes_total") == 2 * len(LARGE)
+
+
+PRIVATE = [
+    "http://127.0.0.1:{port}/x",
+    "http://[::1]:{port}/x",
+    "http://169.254.169.254/x",
+    "http://10.0.0.1/x",
+]
+
+
+@pytest.mark.parametrize("target", [*PRIVATE, "http://localtest.invalid/x"], ids=str)
+async def test_redirects_and_realms_reach_no_private_address(tmp_path: Path, target: str) -> None:
+    """The upstream is reached by its name; what it sends us on to is an address nobody configured."""
+    async with scripted_registry() as victim, scripted_registry() as upstream:
+        digest = upstream.add_blob(SMALL)
+        port = upstream.origin.rpartition(":")[2]
+        aimed = target.format(port=victim.origin.rpartition(":")[2])
+        async with running_facade(tmp_path, upstreams={"hub.test": f"http://localhost:{port}"}) as facade:
+            upstream.redirect_to = aimed
+            assert (await facade.get(f"/v2/x/blobs/{digest}"))[0] in {403, 503}
+            upstream.redirect_to, upstream.realm = "", aimed.replace("http://", "https://")
+            assert (await facade.get(f"/v2/x/blobs/{digest}"))[0] in {403, 503}
+        assert victim.requests == []

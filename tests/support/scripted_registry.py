@@ -39,6 +39,8 @@ class ScriptedRegistry:
     faults: list[Fault] = field(default_factory=list)
     always: Fault | None = None
     manifest_status: int = 0
+    redirect_to: str = ""
+    realm: str = ""
     bytes_per_s: float | None = None
     gate: asyncio.Event | None = None
     requests: list[tuple[str, str, str]] = field(default_factory=list)
@@ -87,6 +89,11 @@ class ScriptedRegistry:
 
     async def _blob(self, request: web.Request, digest: str) -> web.StreamResponse:
         data = self.blobs[digest]
+        if self.redirect_to:
+            return web.Response(status=307, headers={"Location": self.redirect_to})
+        if self.realm:
+            challenge = f'Bearer realm="{self.realm}",service="x"'
+            return web.Response(status=401, headers={"WWW-Authenticate": challenge})
         if request.method == "HEAD":
             return web.Response(headers={"Content-Length": str(len(data))})
         fault = self.faults.pop(0) if self.faults else self.always
