@@ -42,6 +42,7 @@ class LayoutRepository:
         self.directory = directory
         self._create = create
         self._blobs = DiskBlobStore(directory, name="layout")
+        self._index: tuple[tuple[int, int, int], Index] | None = None
 
     @property
     def title(self) -> str:
@@ -155,6 +156,10 @@ class LayoutRepository:
     def _read_index(self, *, missing_ok: bool = False) -> Index:
         path = self.directory / "index.json"
         try:
+            status = path.stat()
+            signature = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if self._index is not None and self._index[0] == signature:  # a new index is always a new file
+                return self._index[1]
             data = path.read_bytes()
         except FileNotFoundError as error:
             if missing_ok or (self._create and not path.exists()):
@@ -162,7 +167,9 @@ class LayoutRepository:
             raise StoreError(str(self.directory), "is not an OCI image layout (no index.json)") from error
         except OSError as error:
             raise StoreError(str(path), error.strerror or str(error)) from error
-        return Index.parse(data, subject=str(path))
+        index = Index.parse(data, subject=str(path))
+        self._index = (signature, index)
+        return index
 
 
 def _without(index: Index, tag: str) -> Index:
