@@ -18,7 +18,7 @@ import zstandard
 
 from builder.compression import decompressed
 from builder.errors import InvalidLayer
-from builder.layer_tar import clean_path
+from builder.layer_tar import NormalTar, clean_path
 from builder.merge_files import MERGERS
 from builder.pieces import PieceReader
 from ocikit.digest import Digest
@@ -76,6 +76,21 @@ class Contents:
         return cls(entries, merged)
 
 
+def contents_of(tar: NormalTar) -> Contents:
+    """Of a layer in its normal form, reading only the data of its files; blocking."""
+    entries: dict[str, ContentsEntry] = {}
+    merged: dict[str, bytes] = {}
+    for entry, pieces in tar.files():
+        content = entry.link
+        if entry.kind == tarfile.REGTYPE:
+            content, kept = _read_pieces(pieces, keep=entry.path in MERGERS)
+            if kept is not None:
+                merged[entry.path] = kept
+        kind = "file" if entry.kind == tarfile.REGTYPE else _KINDS.get(entry.kind, "node")
+        entries[entry.path] = ContentsEntry(kind, entry.mode, entry.uid, entry.gid, content)
+    return Contents(entries, merged)
+
+
 def read_contents(pieces: Iterable[bytes], layer: str) -> Contents:
     """From an uncompressed tar, in one pass; blocking. Raises InvalidLayer."""
     entries: dict[str, ContentsEntry] = {}
@@ -102,9 +117,14 @@ def read_contents(pieces: Iterable[bytes], layer: str) -> Contents:
 
 
 def _read_file(member: tarfile.TarInfo, archive: tarfile.TarFile, *, keep: bool) -> tuple[str, bytes | None]:
-    hasher, kept = hashlib.sha256(), bytearray()
     source = archive.extractfile(member)
-    while source is not None and (data := source.read(_READ_BYTES)):
+    pieces = iter(lambda: source.read(_READ_BYTES), b"") if source is not None else iter(())
+    return _read_pieces(pieces, keep=keep)
+
+
+def _read_pieces(pieces: Iterable[bytes], *, keep: bool) -> tuple[str, bytes | None]:
+    hasher, kept = hashlib.sha256(), bytearray()
+    for data in pieces:
         hasher.update(data)
         if keep and len(kept) <= _MAX_MERGED_BYTES:
             kept += data

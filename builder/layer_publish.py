@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.chunk_images import UNCOMPRESSED_BYTES
 from builder.compression import compressed
-from builder.contents import ContentsCache, read_contents
+from builder.contents import ContentsCache, contents_of
 from builder.layer_tar import NormalTar
 from builder.project import Compression
 from ocikit import media_types
@@ -58,19 +58,17 @@ async def publish_layer(
     normal = await in_thread(NormalTar, tar, clamp_s=clamp_s)
     if normal.is_empty:
         return None
-    diff_id, size = await in_thread(_hash, normal)
-    await in_thread(_remember_contents, contents, diff_id, normal)
+    async with asyncio.TaskGroup() as group:
+        hashing = group.create_task(in_thread(_hash, normal))
+        listing = group.create_task(in_thread(contents_of, normal))
+    diff_id, size = hashing.result()
+    await in_thread(contents.put, diff_id, listing.result().dump())
     found = await in_thread(records.find, diff_id, compression)
     if found is None or not await _is_there(repository, found.digest):
         stored = await store_blob(repository, compressed(normal, compression))
         found = Descriptor(media_types.layer_media_type(compression), stored.digest, stored.size)
         await in_thread(records.remember, diff_id, compression, found)
     return Layer(found.with_annotations({**annotations, UNCOMPRESSED_BYTES: str(size)}), diff_id)
-
-
-def _remember_contents(cache: ContentsCache, diff_id: Digest, normal: NormalTar) -> None:
-    if cache.find(diff_id) is None:
-        cache.put(diff_id, read_contents(normal, diff_id.short).dump())
 
 
 def _hash(pieces: Iterable[bytes]) -> tuple[Digest, int]:

@@ -119,6 +119,12 @@ class NormalTar:
         """Whether the layer changes nothing at all."""
         return not self._entries
 
+    def files(self) -> Iterator[tuple[TarEntry, Iterator[bytes]]]:
+        """Each entry with its data, which must be taken before the next entry is."""
+        with self._path.open("rb") as file:
+            for entry in self._entries:
+                yield entry, _data(entry, file)
+
     def __iter__(self) -> Iterator[bytes]:
         with self._path.open("rb") as file:
             yield from tar_stream((entry, file) for entry in self._entries)
@@ -129,14 +135,7 @@ def tar_stream(entries: Iterable[tuple[TarEntry, BinaryIO]]) -> Iterator[bytes]:
     buffer = bytearray()
     for entry, file in entries:
         buffer += header(entry)
-        left = entry.size
-        if left:
-            file.seek(entry.offset)
-        while left:
-            data = file.read(min(left, _PIECE_BYTES))
-            if not data:
-                raise InvalidLayer("tar", f"truncated in {entry.path}")
-            left -= len(data)
+        for data in _data(entry, file):
             buffer += data
             if len(buffer) >= _PIECE_BYTES:
                 yield bytes(buffer)
@@ -147,6 +146,18 @@ def tar_stream(entries: Iterable[tuple[TarEntry, BinaryIO]]) -> Iterator[bytes]:
             buffer.clear()
     buffer += bytes(2 * _BLOCK)
     yield bytes(buffer)
+
+
+def _data(entry: TarEntry, file: BinaryIO) -> Iterator[bytes]:
+    left = entry.size
+    if left:
+        file.seek(entry.offset)
+    while left:
+        data = file.read(min(left, _PIECE_BYTES))
+        if not data:
+            raise InvalidLayer("tar", f"truncated in {entry.path}")
+        left -= len(data)
+        yield data
 
 
 def header(entry: TarEntry) -> bytes:

@@ -18,9 +18,10 @@ async def load_images(
 ) -> Sequence[ImageUse]:
     """Each of ``texts`` is an image, or a repository: then all images of it that are no parts of others."""
     references = [reference for text in texts for reference in await _references(opener, text)]
+    opened = {name: opener.open(name) for name in {reference.name for reference in references}}
 
     async def load(reference: Reference) -> ImageUse:
-        repository = opener.open(reference.name)
+        repository = opened[reference.name]
         return image_use(str(reference), await load_image(repository, reference.reference, platform))
 
     return await each(references, load, jobs=_AT_A_TIME)
