@@ -26,6 +26,7 @@ _COMMANDS = {
     "snapshots": ("cli.snapshots", "snapshots", "List, show, verify and prune snapshots of a workspace."),
     "rebase": ("cli.rebase", "rebase", "Move an image or chunk to a new base, by manifest only."),
     "export": ("cli.export", "export", "Write an image as one file: an archive or a file system."),
+    "limits": ("cli.limits", "limits", "Apply, show and clear the I/O limits of a cgroup."),
     "reuse": ("cli.reuse", "reuse", "Show how far images share their layers."),
     "demo": ("cli.demo", "demo", "Run the whole pipeline once, on real input."),
     "completion": ("cli.completion", "completion", "Print the completion script of a shell."),

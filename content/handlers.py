@@ -22,6 +22,7 @@ from content.openapi import document
 from content.progress import Progress
 from content.requests import InvalidRequest, confined, parse_backup, parse_restore, read_fields
 from content.restore import RestoreRequest, RestoreResult, restore
+from content.safety import safe_to_delete
 from servicekit.clock import Clock, SystemClock
 from servicekit.throttle import Throttle
 from servicekit.web import Readiness
@@ -81,6 +82,7 @@ class ContentHandlers:
             web.post(f"{workspace}/restores", self.start_restore),
             web.get(f"{workspace}/snapshots", self.list_snapshots),
             web.delete(f"{workspace}/snapshots/{{snapshot_id}}", self.delete_snapshot),
+            web.get(f"{workspace}/safety", self.safety),
             web.get("/v1/jobs", self.list_jobs),
             web.get("/v1/jobs/{job_id}", self.show_job),
             web.delete("/v1/jobs/{job_id}", self.cancel_job),
@@ -196,6 +198,13 @@ class ContentHandlers:
         snapshot = await catalog.snapshot(request.match_info["snapshot_id"])
         await maintenance.delete(self._node.store, catalog, [snapshot.id])
         return web.Response(status=204)
+
+    async def safety(self, request: web.Request) -> web.Response:
+        workspace, node = self._workspace(request), self._node
+        path = request.query.get("path") or workspace.id
+        tree = await asyncio.to_thread(confined, node.workspaces_root, path)
+        answer = await safe_to_delete(node.store, Catalog(node.store, workspace), tree)
+        return web.json_response(dataclasses.asdict(answer))
 
     def _limits(self) -> web.Response:
         node = self._node

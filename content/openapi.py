@@ -95,6 +95,18 @@ def _paths() -> dict[str, Any]:
                 "Delete a snapshot.", {"204": {"description": "Gone."}}, 400, 404, 409, 502, 507
             ),
         },
+        f"{workspace}/safety": {
+            "parameters": _WORKSPACE,
+            "get": _operation(
+                "Ask whether the tree may be deleted.",
+                {"200": _json("Safety", "True only when the latest snapshot holds the tree as it is.")},
+                400,
+                404,
+                502,
+                507,
+                parameters=({"name": "path", "in": "query", "schema": _TEXT},),
+            ),
+        },
         "/v1/jobs": {"get": _operation("List jobs.", {"200": _json("Jobs", "Oldest first.")})},
         "/v1/jobs/{job_id}": {
             "parameters": _JOB,
@@ -169,6 +181,13 @@ def _schemas() -> dict[str, Any]:
                 "workspace": text,
                 "incarnation": {"type": "integer"},
                 "snapshots": {"type": "array", "items": {"type": "object"}},
+            }
+        ),
+        "Safety": _object(
+            {
+                "safe_to_delete": {"type": "boolean"},
+                "snapshot_id": {"type": ["string", "null"]},
+                "reason": text,
             }
         ),
         "Limits": _object({}, {"send_bytes_s": _RATE, "receive_bytes_s": _RATE}),

@@ -35,7 +35,7 @@ from content.objects.wrappers import Wrapper
 from content.restore import RestoreRequest, restore
 from content.retention import KeepRules
 from content.verify import verify
-from tests.support.trees import add_socket, facts, make_tree
+from tests.support.trees import add_socket, facts, make_tree, wait_past_racy_window
 
 W = Workspace("someone", "project")
 
@@ -119,13 +119,6 @@ def _mutate(tree: Path, rng: random.Random, generation: int) -> None:
         shutil.rmtree(tree / "new-0")
         shutil.rmtree(tree / "dir-1", ignore_errors=True)
         (tree / "dir-1").write_bytes(b"was a directory") if not (tree / "dir-1").exists() else None
-
-
-def wait_past_racy_window(tree: Path) -> None:
-    """Until a file written now would have a time that the comparison believes."""
-    newest = max(path.lstat().st_ctime_ns for path in tree.rglob("*"))
-    while time.time_ns() < newest + 30_000_000:
-        os.sched_yield()
 
 
 async def test_an_unchanged_tree_is_not_read_again(tmp_path: Path, store: DirectoryObjectStore) -> None:

@@ -21,7 +21,7 @@ from content.app import content_service
 from content.settings import ContentSettings
 from servicekit.lifecycle import Listener, listening
 from servicekit.settings import SettingsInvalid, load
-from tests.support.trees import facts, make_tree
+from tests.support.trees import facts, make_tree, wait_past_racy_window
 
 _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -81,6 +81,29 @@ async def test_a_workspace_is_backed_up_and_restored_on_request(tmp_path: Path) 
             assert response.status == 204
         async with client.get("/metrics") as response:
             assert "content_job_seconds" in await response.text()
+
+
+async def test_a_tree_may_be_deleted_only_while_a_snapshot_holds_it(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    tree = make_tree(settings.workspaces_root / "w1")
+    wait_past_racy_window(tree)
+
+    async def asked() -> tuple[bool, str]:
+        async with client.get("/v1/workspaces/me/w1/safety") as response:
+            answer = await response.json()
+            return answer["safe_to_delete"], answer["reason"]
+
+    async with _running(settings) as client:
+        assert await asked() == (False, "there is no snapshot")
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        await _finished(client, job)
+        assert await asked() == (True, "")
+        (tree / "new").touch()
+        assert await asked() == (False, "the tree has changed since")
+        (tree / "new").unlink()
+        tar = next((tmp_path / "store").rglob("*.tar"))
+        tar.write_bytes(tar.read_bytes()[:-1])
+        assert (await asked())[0] is False
 
 
 @pytest.mark.parametrize("path", ["..", "../x", "/etc", ".", "link/x"])

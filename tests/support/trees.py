@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ def settle(root: Path) -> None:
 def add_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(path))
+
+
+def wait_past_racy_window(tree: Path) -> None:
+    """Until a file written now would have a time that the comparison believes."""
+    newest = max(path.lstat().st_ctime_ns for path in tree.rglob("*"))
+    while time.time_ns() < newest + 30_000_000:
+        os.sched_yield()
 
 
 def facts(root: Path) -> Mapping[str, Any]:

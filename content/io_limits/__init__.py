@@ -1,0 +1,1 @@
+"""Limits on the I/O of a cgroup, whichever version of cgroups the node has."""
