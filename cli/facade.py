@@ -93,3 +93,42 @@ def hosts(registry: str, url: str, out: Path, undo: bool, as_json: bool) -> None
         raise click.UsageError("--facade must be an http:// or https:// URL")
     path = write_hosts(registry, url, out)
     output.result({"written": str(path)}, f"wrote {path}")
+
+
+def _cache_dir(config: Path | None, cache_dir: str | None) -> Path:
+    """Of a facade on this machine, as its own settings have it."""
+    from registry_facade.settings import FacadeSettings
+    from servicekit.settings import load
+
+    return load(FacadeSettings, "facade", file=config, flags={"cache_dir": cache_dir}).cache_dir
+
+
+@facade.command()
+@click.argument("digest")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file, section [facade].")
+@click.option("--cache-dir", metavar="DIR", help="The facade's cache. [~/.cache/lapstrake/facade]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def explain(digest: str, config: Path | None, cache_dir: str | None, as_json: bool) -> None:
+    """Tell what the cache knows of DIGEST: origin, verification, use, who refers to it, why it went."""
+    from ocikit.digest import Digest
+    from registry_facade.explaining import explain as explain_digest
+
+    found = run(explain_digest(_cache_dir(config, cache_dir), Digest.parse(digest)))
+    lines = [f"{name}: {value}" for name, value in found.items() if value not in (None, "", [])]
+    Output(as_json=as_json).result(found, "\n".join(lines))
+
+
+@facade.command()
+@click.argument("digest")
+@click.option("--undo", is_flag=True, help="Let it be evicted again.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file, section [facade].")
+@click.option("--cache-dir", metavar="DIR", help="The facade's cache. [~/.cache/lapstrake/facade]")
+def pin(digest: str, undo: bool, config: Path | None, cache_dir: str | None) -> None:
+    """Keep the blob DIGEST in the cache whatever comes."""
+    from ocikit.digest import Digest
+    from ocikit.errors import BlobNotFound
+    from registry_facade.explaining import set_pin
+
+    parsed = Digest.parse(digest)
+    if not run(set_pin(_cache_dir(config, cache_dir), parsed, pinned=not undo)):
+        raise BlobNotFound(parsed, "the cache")

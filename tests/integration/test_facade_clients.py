@@ -308,3 +308,23 @@ def lock_owner(directory: Path) -> int:
     """The process that says it downloads the one blob there."""
     (claim,) = directory.glob("*.claim")
     return int(claim.read_text().splitlines()[1])
+
+
+async def test_explain_and_pin_beside_a_running_facade(tmp_path: Path) -> None:
+    await push_image(LayoutRepository(tmp_path / "layout", create=True), "one", [ONE])
+    digest = ONE.layer.descriptor.digest
+
+    def ask() -> None:
+        with facade_process(tmp_path, "--upstream", f"images=oci:{tmp_path}/layout") as facade:
+            opened(f"{facade.url}/v2/app/manifests/one").read()
+            opened(f"{facade.url}/v2/app/blobs/{digest}").read()
+        fixed = (digest, "--cache-dir", str(tmp_path / "cache"))
+        assert command("facade", "pin", *fixed).returncode == 0
+        found = json.loads(command("facade", "explain", *fixed, "--json").stdout)
+        assert (found["state"], found["source"], found["pinned"]) == ("stored", "upstream", 1)
+        assert found["size"] == len(ONE.blob)
+        assert found["seen_in"] == ["images/app"]
+        assert found["referred_to_by"][0].startswith("images/app@sha256:")
+        assert command("facade", "pin", "sha256:" + "0" * 64, *fixed[1:]).returncode == 5
+
+    await asyncio.to_thread(ask)

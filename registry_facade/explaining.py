@@ -1,0 +1,40 @@
+"""What the cache knows of one digest, for people who wonder."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ocikit.digest import Digest
+from registry_facade.cache.catalog import Catalog
+
+
+async def explain(cache_dir: Path, digest: Digest) -> Mapping[str, Any]:
+    """Whether it is here, where it came from, when it was verified and used, who refers to it, why it went.
+
+    Reads beside a running facade. Raises CacheUnusable.
+    """
+    async with Catalog(cache_dir / "catalog.sqlite") as catalog:
+        known, evicted = await catalog.known(digest), await catalog.evicted(digest)
+        size, places = await catalog.places(digest)
+        parents = await catalog.parents(digest)
+        media_type = await catalog.media_type(digest)
+    found = dataclasses.asdict(known) if known is not None else {}
+    found.pop("stamp", None)
+    return {
+        "digest": digest,
+        "state": "absent",
+        "size": size,
+        **found,
+        "media_type": media_type,
+        "seen_in": [f"{upstream}/{repository}" for upstream, repository in places],
+        "referred_to_by": [f"{upstream}/{repository}@{parent}" for parent, upstream, repository in parents],
+        "evicted_s": evicted[0] if evicted is not None else None,
+        "evicted_because": evicted[1] if evicted is not None else None,
+    }
+
+
+async def set_pin(cache_dir: Path, digest: Digest, *, pinned: bool) -> bool:
+    """Keeps a blob from being evicted, or no longer; False when it is not here. Raises CacheUnusable."""
+    async with Catalog(cache_dir / "catalog.sqlite") as catalog:
+        return await catalog.pin(digest, pinned=pinned)
