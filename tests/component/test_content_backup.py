@@ -1,6 +1,7 @@
 """Backup and restore over a directory store: nothing lost, nothing half-done believed."""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from content.errors import (
     ObjectStoreError,
     PathNotInSnapshot,
     PointerMoved,
+    StoreUnavailable,
     TargetNotEmpty,
     TreeUnfinished,
 )
@@ -304,6 +306,74 @@ async def test_a_backup_that_stops_anywhere_leaves_the_last_one_whole(
         await _backup(tree, _Failing(store, step))
     assert (await Catalog(store, W).snapshot(None)) == first
     assert facts(await _restored(store, tmp_path / "out")) == wanted
+
+
+class _LostAnswers(Wrapper):
+    """Acts, and then the first answer to each kind of request is lost on its way back."""
+
+    def __init__(self, inner: MultipartStore) -> None:
+        super().__init__(inner)
+        self.lost: set[str] = set()
+
+    def _lose(self, what: str) -> None:
+        if what not in self.lost:
+            self.lost.add(what)
+            raise StoreUnavailable(self.name, what, "the answer was lost")
+
+    async def complete_upload(self, upload: Upload, parts, crc32: int) -> ObjectInfo:
+        done = await self.inner.complete_upload(upload, parts, crc32)
+        self._lose("complete")
+        return done
+
+    async def put(self, key: str, data: bytes, **conditions) -> ObjectInfo:
+        done = await self.inner.put(key, data, **conditions)
+        if conditions:
+            self._lose("pointer")
+        return done
+
+
+async def test_answers_that_get_lost_are_settled_by_looking(
+    tree: Path, store: DirectoryObjectStore, tmp_path: Path
+) -> None:
+    losing = _LostAnswers(store)
+    result = await _backup(tree, losing)
+    assert losing.lost == {"complete", "pointer"}
+    assert [s.id for s in (await Catalog(store, W).load()).pointer.snapshots] == [result.snapshot.id]
+    assert facts(await _restored(store, tmp_path / "out")) == facts(tree)
+
+
+class _WrongOnce(Wrapper):
+    """Serves one damaged copy of the tar, as a bad cable would."""
+
+    damaged = False
+
+    @contextlib.asynccontextmanager
+    async def open(self, key, span=None, *, if_match=None):
+        async with self.inner.open(key, span, if_match=if_match) as reader:
+            if key.endswith(".tar") and not self.damaged:
+                self.damaged = True
+                yield _Flipped(reader)
+            else:
+                yield reader
+
+
+class _Flipped:
+    def __init__(self, inner) -> None:
+        self._inner = inner
+        self.info = inner.info
+
+    async def __aiter__(self):
+        async for piece in self._inner:
+            yield bytes([piece[0] ^ 1]) + piece[1:]
+
+
+async def test_bytes_damaged_on_the_way_are_fetched_again(
+    tree: Path, store: DirectoryObjectStore, tmp_path: Path
+) -> None:
+    await _backup(tree, store)
+    wrong = _WrongOnce(store)
+    assert facts(await _restored(wrong, tmp_path / "out")) == facts(tree)
+    assert wrong.damaged
 
 
 _SLOW = ("--limit-rate", "3MiB/s")
