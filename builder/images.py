@@ -4,6 +4,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from builder.attestations import (
+    RESULTS_MEDIA_TYPE,
+    SPDX_MEDIA_TYPE,
+    push_referrer,
+    results_document,
+    spdx_document,
+)
 from builder.chunk_images import StoredChunk
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import TestCase, TestResult, TestRunner, cases_of, describe_failure
@@ -18,10 +25,12 @@ from builder.parallel import each
 from builder.plan import layer_order
 from builder.project import ChunkTest, Project
 from ocikit.compose import Addition, ComposedImage
-from ocikit.errors import ManifestNotFound
+from ocikit.distribution.repository import RegistryRepository
+from ocikit.errors import InvalidReference, ManifestNotFound
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Manifest, RawManifest
 from ocikit.repository import Image, push_config_and_manifest
+from servicekit.threads import in_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,23 @@ class ImageMaker:
         made = await each(wanted, one, jobs=max(self._jobs, 4))
         _raise_failures([result for image in made for result in image.results])
         return made
+
+    async def attest(self, made: Sequence[MadeImage], base: Image, chunks: Mapping[str, StoredChunk]) -> None:
+        """Pushes an SPDX document and the test results of each image as its referrers."""
+        repository = self._store.target
+        if not isinstance(repository, RegistryRepository):
+            raise InvalidReference(repository.title, "referrers are pushed to registries only")
+        for item in made:
+            layers = [("base", await self._contents.of(base, self._base_name))]
+            layers += [
+                (name, await self._contents.of(chunks[name].image, self._tag(name)))
+                for name in item.wanted.chunks
+            ]
+            subject = item.image.descriptor
+            spdx = spdx_document(item.wanted.name, subject, layers)
+            await in_thread(push_referrer, repository, subject, spdx, SPDX_MEDIA_TYPE)
+            results = results_document(item.results)
+            await in_thread(push_referrer, repository, subject, results, RESULTS_MEDIA_TYPE)
 
     async def _top(self, image: Wanted, base: Image, chunks: Mapping[str, StoredChunk]) -> Sequence[Addition]:
         """A layer of the files that had to be merged, if any. Raises FilesConflict."""

@@ -39,6 +39,15 @@ def merge_groups(base: bytes, versions: Sequence[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in merged.values())
 
 
+def dpkg_packages(status: bytes) -> Sequence[tuple[str, str, str]]:
+    """(name, version, architecture) of what dpkg's status says is installed."""
+    return [
+        (_field(stanza, b"Package"), _field(stanza, b"Version"), _field(stanza, b"Architecture"))
+        for stanza in _stanzas(status).values()
+        if _field(stanza, b"Status").endswith(" installed")
+    ]
+
+
 def _three_way(base: Records, versions: Sequence[Records]) -> Records:
     merged = dict(base)
     for version in versions:

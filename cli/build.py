@@ -35,6 +35,9 @@ _JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="At a time
 _JUNIT = click.option(
     "--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write test results as JUnit XML."
 )
+_ATTEST = click.option(
+    "--attest", is_flag=True, help="Push an SPDX document and the test results beside each image."
+)
 _HASH_COMPAT = click.option(
     "--hash-compat",
     type=click.Choice(["native", "dazzle"]),
@@ -56,6 +59,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @click.option("--engine", type=click.Choice(["auto", "buildah", "buildkit"]), help="What builds Dockerfiles.")
 @_NO_TEST
 @_JUNIT
+@_ATTEST
 @click.option("--force", "force", multiple=True, metavar="NAME", help="Build this chunk (or base) anew.")
 @click.option(
     "--rebase", is_flag=True, help="Move chunks onto a changed base when their tests pass there; else build."
@@ -80,6 +84,7 @@ def build(
     engine: str | None,
     no_test: bool,
     junit: Path | None,
+    attest: bool,
     force: tuple[str, ...],
     rebase: bool,
     secrets: tuple[str, ...],
@@ -128,7 +133,7 @@ def build(
             finally:
                 await tool.close()
             with _tests(on_base, junit, leave_out=no_test) as runner:
-                results, made = await _test_and_make(on_base, names, wanted, runner)
+                results, made = await _test_and_make(on_base, names, wanted, runner, attest=attest)
         _say_built(output, done)
         return _document(to, done, results, made, time.monotonic() - started_s)
 
@@ -146,6 +151,7 @@ def build(
 @click.option("--chunks", "given", metavar="NAME=c1,c2", help="An image of these chunks, in this order.")
 @_NO_TEST
 @_JUNIT
+@_ATTEST
 @_JOBS
 @_REUSE_FROM
 @_HASH_COMPAT
@@ -159,6 +165,7 @@ def combine(
     given: str | None,
     no_test: bool,
     junit: Path | None,
+    attest: bool,
     jobs: int | None,
     reuse_from: str | None,
     hash_compat: str,
@@ -192,6 +199,8 @@ def combine(
                 maker = bench.image_maker(runner)
                 base, stored = await maker.load(names)
                 made = await maker.make(wanted, base, stored)
+                if attest:
+                    await maker.attest(made, base, stored)
         return _document(to, [], [], made, time.monotonic() - started_s)
 
     fields = run(work())
@@ -276,12 +285,20 @@ def _tests(bench: "Workbench", junit: Path | None, *, leave_out: bool) -> "Itera
 
 
 async def _test_and_make(
-    bench: "Workbench", names: Sequence[str], wanted: "Sequence[Wanted]", runner: "TestRunner | None"
+    bench: "Workbench",
+    names: Sequence[str],
+    wanted: "Sequence[Wanted]",
+    runner: "TestRunner | None",
+    *,
+    attest: bool,
 ) -> "tuple[Sequence[TestResult], Sequence[MadeImage]]":
     maker = bench.image_maker(runner)
     image, stored = await maker.load(names)
     results = await maker.test_chunks(image, stored)
-    return results, await maker.make(wanted, image, stored)
+    made = await maker.make(wanted, image, stored)
+    if attest:
+        await maker.attest(made, image, stored)
+    return results, made
 
 
 def _say_built(output: Output, done: "Sequence[Done]") -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from builder.app import workbench
+from builder.attestations import RESULTS_MEDIA_TYPE, SPDX_MEDIA_TYPE
 from builder.build import BuildOptions, Done, Reporter
 from builder.images import complete_names, wanted_images
 from builder.plan import Action
 from builder.settings import BuilderSettings
+from ocikit.manifest import Manifest
 from ocikit.opening import repositories
 from ocikit.reference import RepositoryName
 from tests.support.builder_project import Lapstrake
@@ -147,3 +149,24 @@ async def test_wanted_images_take_the_projects_order(
             item.name: item.chunks for item in wanted_images(bench.project, complete_names(bench.project))
         }
     assert wanted["full"][:3] == ("dep-cacert-update", "tool-docker", "tool-tailscale")
+
+
+async def test_images_are_attested_by_referrers(
+    project: Path, settings: BuilderSettings, docker_registry: DockerRegistry
+):
+    to = f"{docker_registry.address}/attested"
+    await build(project, to, settings, TarEngine())
+    done = Lapstrake(settings.state_dir)(
+        "combine", project, "--to", to, "--combination", "go-1.24", "--no-test", "--attest", "--json"
+    ).document
+    subject = done["combinations"][0]["digest"]
+    async with repositories() as opener:
+        repository = opener.open(RepositoryName.parse(to))
+        kinds = set()
+        for tag in await repository.tags():
+            if tag.startswith(subject.partition(":")[2][:32]):
+                manifest = Manifest.parse((await repository.manifest(tag)).data)
+                assert manifest.subject is not None
+                assert manifest.subject.digest == subject
+                kinds.add(manifest.layers[0].media_type)
+    assert kinds == {SPDX_MEDIA_TYPE, RESULTS_MEDIA_TYPE}

@@ -1,0 +1,93 @@
+"""What goes beside an image for those who ask where it comes from: an SPDX list of packages, test results.
+
+Both are OCI artifacts that refer to the image (``subject``), pushed with oras: a registry lists them among
+the image's referrers.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from builder.chunk_tests import TestResult
+from builder.contents import Contents
+from builder.merge_files import dpkg_packages
+from ocikit.descriptor import Descriptor
+from ocikit.distribution.repository import RegistryRepository
+from ocikit.errors import RegistryError
+
+SPDX_MEDIA_TYPE = "application/spdx+json"
+RESULTS_MEDIA_TYPE = "application/vnd.lapstrake.test-results.v1+json"
+_STATUS = "var/lib/dpkg/status"
+
+
+def spdx_document(name: str, image: Descriptor, layers: Sequence[tuple[str, Contents]]) -> bytes:
+    """SPDX 2.3 as JSON: the chunks of an image and the Debian packages in them. The same bytes every time."""
+    packages: dict[str, Mapping[str, object]] = {}
+    for chunk, contents in layers:
+        packages[f"SPDXRef-chunk-{len(packages)}"] = {"name": f"chunk {chunk}", "versionInfo": "NOASSERTION"}
+        for package, version, architecture in dpkg_packages(contents.merged.get(_STATUS, b"")):
+            purl = f"pkg:deb/debian/{package}@{version}?arch={architecture}"
+            packages[f"SPDXRef-deb-{package}-{architecture}".replace("+", "-")] = {
+                "name": package,
+                "versionInfo": version,
+                "externalRefs": [
+                    {
+                        "referenceCategory": "PACKAGE-MANAGER",
+                        "referenceType": "purl",
+                        "referenceLocator": purl,
+                    }
+                ],
+            }
+    document = {
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": name,
+        "documentNamespace": f"https://spdx.org/spdxdocs/lapstrake-{image.digest.encoded}",
+        "creationInfo": {"created": "1970-01-01T00:00:00Z", "creators": ["Tool: lapstrake"]},
+        "packages": [
+            {"SPDXID": key, "downloadLocation": "NOASSERTION", "filesAnalyzed": False, **fields}
+            for key, fields in packages.items()
+        ],
+    }
+    return json.dumps(document, sort_keys=True, indent=1).encode()
+
+
+def results_document(results: Sequence[TestResult]) -> bytes:
+    """Which tests an image has passed."""
+    tests = [
+        {
+            "chunk": result.case.chunk,
+            "description": result.case.test.description,
+            "outcome": "skipped" if result.case.test.skip else "failed" if result.failure else "passed",
+        }
+        for result in results
+    ]
+    return json.dumps({"format_version": 1, "tests": tests}, sort_keys=True, indent=1).encode()
+
+
+def push_referrer(repository: RegistryRepository, subject: Descriptor, data: bytes, media_type: str) -> None:
+    """Blocking. Raises RegistryError."""
+    import oras.client  # noqa: PLC0415 (brings requests, which no other command needs)
+    import oras.oci  # noqa: PLC0415
+
+    host = repository.client.host
+    client = oras.client.OrasClient(hostname=host.name, insecure=host.origin.startswith("http:"))
+    kind = "spdx" if media_type == SPDX_MEDIA_TYPE else "tests"
+    target = f"{repository.title}:{subject.digest.encoded[:32]}--{kind}"
+    with tempfile.TemporaryDirectory() as directory:
+        file, config = Path(directory, f"{kind}.json"), Path(directory, "config.json")
+        file.write_bytes(data)
+        config.write_text("{}", encoding="utf-8")
+        try:
+            client.push(
+                target=target,
+                files=[f"{file}:{media_type}"],
+                manifest_config=f"{config}:{media_type}",
+                subject=oras.oci.Subject(subject.media_type, str(subject.digest), subject.size),
+                disable_path_validation=True,
+                quiet=True,
+            )
+        except (ValueError, OSError) as error:  # oras has no errors of its own; requests' are OSErrors
+            raise RegistryError("PUT", target, 0, str(error)[:300]) from error
