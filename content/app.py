@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from aiohttp import web
 
 from content.access import Tokens, read_tokens, token_middleware
+from content.disk_guard import DiskGuard
 from content.handlers import ContentHandlers, Node
 from content.jobs import JobRunner, Pool
 from content.metrics import JobMetrics
@@ -17,6 +18,7 @@ from content.settings import ContentSettings
 from servicekit.lifecycle import Listener, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.settings import SettingsInvalid
+from servicekit.tasks import BackgroundTasks
 from servicekit.throttle import Throttle
 from servicekit.web import Readiness, access_middleware, operations_routes
 
@@ -39,7 +41,11 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
     async with (
         open_store(settings.store, options) as store,
         JobRunner(slots, JobMetrics.on(metrics), queue_deadline_s=settings.queue_deadline_s) as jobs,
+        BackgroundTasks(drain_s=0) as background,
     ):
+        guard = DiskGuard(settings.workspaces_root, settings.min_free_bytes, readiness, metrics)
+        await guard.check()
+        _watching = background.start(guard.watch(), name="disk-guard")
         node = Node(store, settings.workspaces_root, jobs, sent, received, readiness)
         app = web.Application(
             middlewares=[

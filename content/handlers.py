@@ -14,6 +14,7 @@ from content import maintenance
 from content.access import ANY, OWNER, require_owner
 from content.backup import BackupRequest, BackupResult, back_up
 from content.catalog import Catalog
+from content.disk_guard import TOPIC
 from content.errors import JobNotFound
 from content.jobs import Job, JobRunner, Pool, Work
 from content.keys import Workspace
@@ -127,6 +128,9 @@ class ContentHandlers:
     ) -> web.Response:
         if "shutdown" in self._node.readiness.reasons:
             raise web.HTTPServiceUnavailable(text="the node is shutting down")
+        if pool == "periodic_backup" and TOPIC in self._node.readiness.reasons:
+            short = self._node.readiness.reasons[TOPIC]
+            raise web.HTTPServiceUnavailable(text=f"no periodic backups while the disk is short: {short}")
         key = request.headers.get("Idempotency-Key")
         if key is not None and not 0 < len(key) <= 200:
             raise InvalidRequest(["Idempotency-Key: must have 1 to 200 characters"])

@@ -201,6 +201,18 @@ async def test_settings_that_cannot_work_are_refused(
             pass
 
 
+async def test_a_node_short_of_space_says_so_and_stops_periodic_work_only(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, min_free_bytes="900000T")
+    (settings.workspaces_root / "w1").mkdir()
+    async with _running(settings) as client:
+        async with client.get("/readyz") as response:
+            assert (response.status, "disk" in (await response.json())["reasons"]) == (503, True)
+        status, problem = await _post(client, "/v1/workspaces/me/w1/backups", {"kind": "periodic"})
+        assert (status, "disk is short" in problem["detail"]) == (503, True)
+        status, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert (status, (await _finished(client, job))["state"]) == (202, "done")
+
+
 async def test_the_api_is_what_its_description_says(tmp_path: Path) -> None:
     """Generated requests for every operation: no server errors, only documented statuses and bodies."""
     settings = _settings(tmp_path)
