@@ -5,11 +5,13 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import structlog
 from aiohttp import web
 
 from ocikit.distribution.client import RegistryClient, RegistryHost
@@ -20,6 +22,7 @@ from registry_facade.cache.catalog import Catalog
 from registry_facade.cache.claims import Claims
 from registry_facade.cache.storage import Storage
 from registry_facade.composing import Composer
+from registry_facade.errors import CacheUnusable
 from registry_facade.handlers import PullHandlers
 from registry_facade.layers.made import MadeLayers
 from registry_facade.local.handlers import LocalHandlers
@@ -44,6 +47,8 @@ from servicekit.tasks import BackgroundTasks
 from servicekit.web import Readiness, operations_routes
 
 _NOTE_USES_EVERY_S = 5.0
+_SCRUB_EVERY_S = 2.0
+_log = structlog.get_logger(__name__)
 _DEADLINES = Deadlines(connect_s=5.0, first_byte_s=30.0, idle_s=30.0)
 
 
@@ -100,6 +105,7 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
             await _local(settings, counted, stack),
         )
         stack.push_async_callback(_cancel, asyncio.create_task(_note_uses(storage)))
+        stack.push_async_callback(_cancel, asyncio.create_task(_scrub(storage, settings.scrub_age_s)))
         routes = handlers.routes()
         if settings.peers:
             peers = PeerHandlers(upstreams.names, cache, locator, settings.peer_token, counted, peer_metrics)
@@ -123,6 +129,16 @@ async def _note_uses(storage: Storage) -> None:
     while True:
         await asyncio.sleep(_NOTE_USES_EVERY_S)
         await storage.note_uses()
+
+
+async def _scrub(storage: Storage, age_s: float) -> None:
+    """One blob at a time, so that a disk at work hardly notices."""
+    while True:
+        await asyncio.sleep(_SCRUB_EVERY_S)
+        try:
+            await storage.scrub(time.time() - age_s)
+        except CacheUnusable as error:
+            _log.warning("scrub_failed", reason=str(error))
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

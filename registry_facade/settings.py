@@ -76,6 +76,9 @@ class FacadeSettings:
     )
     peer_url: str = setting(STRING, "", "How the peers address this facade; needed where peers are named.")
     peer_token: Secret = setting(SECRET, Secret(""), "What peers prove themselves with, the same for all.")
+    scrub_age_s: float = setting(
+        DURATION, 7 * 86400.0, "How old the last verification of a cached blob may be before it is repeated."
+    )
     linger_s: float = setting(DURATION, 10.0, "How long a download goes on after its last client has gone.")
 
     local: LocalSettings = dataclasses.field(default_factory=LocalSettings)

@@ -146,6 +146,18 @@ class Catalog:
             )
         )
 
+    async def verified(self, digest: Digest, size: int, stamp: str, now_s: float) -> None:
+        """The file was read through and is right; a blob that was not known is adopted."""
+        await self._do(
+            lambda connection: connection.execute(
+                "INSERT INTO blobs (digest, size, state, source, used_s, uses, verified_s, stamp)"
+                " VALUES (?, ?, 'stored', 'disk', ?, 1, ?, ?) ON CONFLICT (digest) DO UPDATE SET"
+                " state = 'stored', size = excluded.size, verified_s = excluded.verified_s,"
+                " stamp = excluded.stamp",
+                (digest, size, now_s, now_s, stamp),
+            )
+        )
+
     async def forget(self, digest: Digest, reason: str, now_s: float) -> None:
         """The blob is gone, or was never finished."""
         await self._do(lambda connection: _evict(connection, [digest], now_s, reason))
@@ -167,6 +179,17 @@ class Catalog:
             )
         )
         return changed > 0
+
+    async def verified_before(self, before_s: float) -> Digest | None:
+        """The stored blob whose last verification lies longest back, if that was before ``before_s``."""
+        row = await self._do(
+            lambda connection: connection.execute(
+                "SELECT digest FROM blobs WHERE state = 'stored' AND verified_s < ?"
+                " ORDER BY verified_s LIMIT 1",
+                (before_s,),
+            ).fetchone()
+        )
+        return Digest(row[0]) if row else None
 
     async def occupied_bytes(self) -> int:
         found = await self._do(

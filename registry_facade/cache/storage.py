@@ -103,12 +103,34 @@ class Storage:
     async def _check(self, digest: Digest, opened: _Opened) -> None:
         known = await self._catalog.known(digest)
         if known is None or known.stamp != opened.stamp:
-            actual = await asyncio.to_thread(_hash, opened.descriptor, digest)
-            if actual != digest:
-                await self._condemn(digest)
-            source = known.source if known is not None else "disk"
-            await self._catalog.stored(digest, opened.size, source, opened.stamp, time.time())
+            await self._verify(digest, opened)
         self._stamps.put(digest, opened.stamp, 1)
+
+    async def _verify(self, digest: Digest, opened: _Opened) -> None:
+        """Reads it through. Raises BlobNotFound for one that is corrupt, and is then gone."""
+        if await asyncio.to_thread(_hash, opened.descriptor, digest) != digest:
+            await self._condemn(digest)
+        await self._catalog.verified(digest, opened.size, opened.stamp, time.time())
+
+    async def scrub(self, before_s: float) -> bool:
+        """Verifies one blob that was not verified since ``before_s``; False when there is none.
+
+        A corrupt one is deleted, and fetched again when it is next asked for.
+        """
+        digest = await self._catalog.verified_before(before_s)
+        if digest is None:
+            return False
+        self._stamps.drop(digest)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                opened = await asyncio.to_thread(self._open, digest)
+            except BlobNotFound:
+                await self._catalog.forget(digest, "its file is gone", time.time())
+                return True
+            stack.callback(os.close, opened.descriptor)
+            with contextlib.suppress(BlobNotFound):
+                await self._verify(digest, opened)
+        return True
 
     async def _condemn(self, digest: Digest) -> None:
         _log.warning("cache_entry_corrupt", digest=digest)

@@ -435,3 +435,22 @@ async def test_redirects_and_realms_reach_no_private_address(tmp_path: Path, tar
             upstream.redirect_to, upstream.realm = "", aimed.replace("http://", "https://")
             assert (await facade.get(f"/v2/x/blobs/{digest}"))[0] in {403, 503}
         assert victim.requests == []
+
+
+async def test_scrubber_finds_what_the_disk_forgot_silently(tmp_path: Path) -> None:
+    """A byte flipped under unchanged times, as failing media do: only reading it again tells."""
+    async with scripted_registry() as upstream:
+        digest = upstream.add_blob(LARGE)
+        async with running_facade(
+            tmp_path, upstreams={"hub.test": upstream.origin}, scrub_age_s=0.0
+        ) as facade:
+            assert (await facade.get(f"/v2/x/blobs/{digest}"))[2] == LARGE
+            path = await stored(tmp_path / "blobs" / "sha256" / digest.encoded)
+            seen = path.stat()
+            await asyncio.to_thread(path.write_bytes, DAMAGE["a byte flipped"](LARGE))
+            os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+            async with asyncio.timeout(20):
+                while path.exists():
+                    await asyncio.sleep(0.05)
+            assert await facade.metric("facade_cache_entries_corrupt_total") == 1
+            assert (await facade.get(f"/v2/x/blobs/{digest}"))[2] == LARGE
