@@ -5,6 +5,7 @@ import contextlib
 import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import structlog
 from aiohttp import web
 
 from content.access import Tokens, read_tokens, token_middleware
@@ -15,12 +16,15 @@ from content.metrics import JobMetrics
 from content.objects.opening import StoreAddress, StoreOptions, open_store
 from content.problems import problem_middleware
 from content.settings import ContentSettings
+from content.staging import sweep
 from servicekit.lifecycle import Listener, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.settings import SettingsInvalid
 from servicekit.tasks import BackgroundTasks
 from servicekit.throttle import Throttle
 from servicekit.web import Readiness, access_middleware, operations_routes
+
+_log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -43,6 +47,8 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
         JobRunner(slots, JobMetrics.on(metrics), queue_deadline_s=settings.queue_deadline_s) as jobs,
         BackgroundTasks(drain_s=0) as background,
     ):
+        if swept := await asyncio.to_thread(sweep, settings.workspaces_root):
+            _log.warning("unfinished_restores_swept", paths=[path.name for path in swept])
         guard = DiskGuard(settings.workspaces_root, settings.min_free_bytes, readiness, metrics)
         await guard.check()
         _watching = background.start(guard.watch(), name="disk-guard")

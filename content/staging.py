@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import secrets
 import shutil
@@ -50,6 +51,7 @@ class Staging:
             self._target.parent.mkdir(parents=True, exist_ok=True)
             self._path.mkdir(mode=0o700)
             self.descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)  # says to `sweep` that somebody is at work
             tree.mark_unfinished(self.descriptor)
         except OSError as error:
             raise LocalDiskError.from_os(str(self._target), error) from error
@@ -81,6 +83,22 @@ class Staging:
             os.close(self.descriptor)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self._path)
+
+
+def sweep(directory: Path) -> list[Path]:
+    """Deletes what crashed restores left in ``directory``; those under way hold a lock. Blocking."""
+    swept: list[Path] = []
+    for path in directory.glob(f"{_PREFIX}*"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+            swept.append(path)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(descriptor)
+    return swept
 
 
 def _exchange(one: Path, other: Path) -> None:

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 
 from content.app import content_service
 from content.settings import ContentSettings
+from content.staging import Staging
 from servicekit.lifecycle import Listener, listening
 from servicekit.settings import SettingsInvalid, load
 from tests.support.trees import facts, make_tree, wait_past_racy_window
@@ -199,6 +200,17 @@ async def test_settings_that_cannot_work_are_refused(
     with pytest.raises(SettingsInvalid, match=named):
         async with content_service(_settings(tmp_path, **flags)):
             pass
+
+
+async def test_what_a_crashed_restore_left_is_swept_and_what_runs_is_not(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    left = settings.workspaces_root / ".lapstrake-staging-w1-0000"
+    left.mkdir()
+    (left / ".lapstrake-restoring").touch()
+    async with Staging(settings.workspaces_root / "w2", replace=False) as running, _running(settings):
+        assert not left.exists()
+        await running.commit()
+    assert (settings.workspaces_root / "w2").is_dir()
 
 
 async def test_a_node_short_of_space_says_so_and_stops_periodic_work_only(tmp_path: Path) -> None:
