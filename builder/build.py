@@ -216,7 +216,6 @@ class ProjectBuilder:
             ignore=await asyncio.to_thread(ignore_lines, chunk),
             contexts=contexts,
             secrets=self._options.secrets,
-            source_date_epoch=self._options.source_date_epoch,
         )
 
     async def _publish(

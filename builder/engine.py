@@ -32,7 +32,6 @@ class BuildRequest:
     ignore: Sequence[str]
     contexts: Mapping[str, Path]
     secrets: Mapping[str, Path]
-    source_date_epoch: int
 
 
 @dataclass(frozen=True, slots=True)

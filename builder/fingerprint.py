@@ -7,7 +7,6 @@ later plan can say which of them changed.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,11 +93,3 @@ def _changes(now: Mapping[str, str], before: Mapping[str, str]) -> Sequence[str]
         for name in sorted({*now, *before})
         if now.get(name) != before.get(name)
     ]
-
-
-def parse_inputs(text: str) -> Inputs | None:
-    """From what `Inputs.dump` was stored as; None for anything else."""
-    try:
-        return Inputs.parse(json.loads(text))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
