@@ -43,6 +43,7 @@ BY_ERROR = {
     "IntegrityError": CORRUPT,
     "AccessError": DENIED,
     "CredentialHelperFailed": DENIED,
+    "DockerConfigInvalid": INVALID,
     "RegistryError": UNAVAILABLE,
     "TransportError": UNAVAILABLE,
     "SourceUnavailable": UNAVAILABLE,

@@ -7,6 +7,7 @@ bytes. History always accounts for exactly the layers (image-spec v1.1, config.m
 """
 
 import dataclasses
+import datetime as dt
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -84,7 +85,7 @@ def compose(
                 for entry in _complete_history(addition.history, len(addition.layers), "added")
             ),
         ),
-        created=max([base_config.created, *(addition.created for addition in additions)]),
+        created=max([base_config.created, *(addition.created for addition in additions)], key=_instant),
     )
     for edit in edits:
         config = edit(config)
@@ -141,6 +142,15 @@ def _complete_history(
     if missing < 0:
         history, missing = (), layers
     return [*history, *({"created_by": f"lapstrake: {whose} layer without history"} for _ in range(missing))]
+
+
+def _instant(created: str) -> tuple[dt.datetime, str]:
+    """RFC 3339 times by the moment they mean; what is no time comes before all times."""
+    try:
+        moment = dt.datetime.fromisoformat(created)
+    except ValueError:
+        return dt.datetime.min.replace(tzinfo=dt.UTC), created
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)), created
 
 
 def _as_oci(descriptor: Descriptor) -> Descriptor:

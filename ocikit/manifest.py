@@ -21,7 +21,14 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 def canonical_json(document: Mapping[str, Any]) -> bytes:
     """The one serialisation of documents made here."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        return _dump(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can say (RFC 8259, 8.2) and UTF-8 cannot
+        return _dump(document, ensure_ascii=True).encode()
+
+
+def _dump(document: Mapping[str, Any], *, ensure_ascii: bool) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=ensure_ascii)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

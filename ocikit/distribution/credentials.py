@@ -61,6 +61,13 @@ class CredentialHelperFailed(Exception):
         super().__init__(f"docker-credential-{helper} gave no credentials for {registry}: {reason}")
 
 
+class DockerConfigInvalid(Exception):
+    """The file is there but cannot be used; going on without credentials would hide that."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; mend it or log in again")
+
+
 @dataclass(frozen=True, slots=True)
 class DockerConfigCredentials:
     """``path`` is a docker config.json; a missing file knows nobody."""
@@ -68,20 +75,37 @@ class DockerConfigCredentials:
     path: Path
 
     async def credentials(self, registry: str) -> Credentials | None:
+        """The registry's own helper, else what is written down, else the helper for all, as Docker has it.
+
+        Raises DockerConfigInvalid or CredentialHelperFailed.
+        """
         document = await asyncio.to_thread(self._read)
-        helper = (document.get("credHelpers") or {}).get(registry) or document.get("credsStore")
+        if (own := _mapping(document, "credHelpers").get(registry)) is not None:
+            return await _ask_helper(str(own), registry)
         for key in _spellings(registry):
-            entry = (document.get("auths") or {}).get(key)
+            entry = _mapping(document, "auths").get(key)
             if isinstance(entry, Mapping) and (found := _from_entry(entry)) is not None:
                 return found
-        return await _ask_helper(str(helper), registry) if helper else None
+        common = document.get("credsStore")
+        return await _ask_helper(str(common), registry) if common else None
 
     def _read(self) -> Mapping[str, Any]:
         try:
-            document = json.loads(self.path.read_text(encoding="utf-8"))
+            document = json.loads(self.path.read_bytes())
         except FileNotFoundError:
             return {}
-        return document if isinstance(document, dict) else {}
+        except OSError as error:
+            raise DockerConfigInvalid(self.path, error.strerror or str(error)) from error
+        except ValueError as error:
+            raise DockerConfigInvalid(self.path, "not JSON") from error
+        if not isinstance(document, dict):
+            raise DockerConfigInvalid(self.path, "must be an object")
+        return document
+
+
+def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def default_docker_config(home: Path, docker_config: str | None) -> Path:
