@@ -69,29 +69,41 @@ def serve(config: Path | None, upstreams: tuple[str, ...], **flags: Any) -> int:
 
 @facade.command()
 @click.option("--registry", required=True, metavar="NAME", help="The registry to mirror, e.g. docker.io.")
+@click.option("--facade", "url", metavar="URL", help="Where the facade is reached from the runtime.")
 @click.option(
-    "--facade", "url", required=True, metavar="URL", help="Where the facade is reached from the runtime."
+    "--client",
+    type=click.Choice(["containerd", "podman", "skopeo", "cri-o", "docker"]),
+    default="containerd",
+    show_default=True,
+    help="Who pulls: hosts.toml, registries.conf.d or daemon.json is written.",
 )
 @click.option(
     "--out",
-    required=True,
     type=click.Path(path_type=Path),
-    help="containerd's config_path, e.g. /etc/containerd/certs.d.",
+    help="containerd's certs.d, the registries.conf.d, or Docker's daemon.json. [the client's own, in /etc]",
 )
+@click.option("--ca", type=click.Path(path_type=Path), help="CA of an https facade, for containerd.")
 @click.option("--undo", is_flag=True, help="Take back what was written, and restore what was there before.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def hosts(registry: str, url: str, out: Path, undo: bool, as_json: bool) -> None:
-    """Write containerd's hosts.toml, so that pulls from NAME go through the facade first."""
-    from registry_facade.hosts import remove_hosts, write_hosts
+def hosts(
+    registry: str, url: str | None, client: str, out: Path | None, ca: Path | None, undo: bool, as_json: bool
+) -> None:
+    """Tell a container runtime to pull NAME through the facade first, and the registry itself after it."""
+    from ocikit.errors import StoreError
+    from registry_facade import hosts as written
 
-    output = Output(as_json=as_json)
-    if undo:
-        removed = remove_hosts(registry, out)
-        output.result({"removed": removed}, "restored" if removed else "there was nothing to undo")
-        return
-    if not url.startswith(("http://", "https://")):
-        raise click.UsageError("--facade must be an http:// or https:// URL")
-    path = write_hosts(registry, url, out)
+    kind = written.CLIENTS[client]
+    place, output = out or written.DEFAULT_PLACES[kind], Output(as_json=as_json)
+    try:
+        if undo:
+            removed = written.undo(kind, registry, place)
+            output.result({"removed": removed}, "restored" if removed else "there was nothing to undo")
+            return
+        if url is None or not url.startswith(("http://", "https://")):
+            raise click.UsageError("--facade must be an http:// or https:// URL")
+        path = written.write(kind, written.Mirror(registry, url, ca), place)
+    except OSError as error:
+        raise StoreError(str(error.filename or place), error.strerror or str(error)) from error
     output.result({"written": str(path)}, f"wrote {path}")
 
 

@@ -2,7 +2,9 @@
 
 ``/v2/<name>/(manifests|blobs|referrers)/<reference>`` and ``/v2/<name>/tags/list``; which upstream is meant
 is said by ``?ns=`` (containerd), by the first segment of the name (podman, skopeo, CRI-O mirrors), or by
-there being a default (classic Docker mirrors). ``workspaces/<image-id>`` names a composed image.
+there being a default (classic Docker mirrors). In a name the port of an upstream stands behind ``_``, since
+a reference has no ``:`` there; clients that allow it may write ``:``. ``workspaces/<image-id>`` names a
+composed image.
 """
 
 import dataclasses
@@ -71,11 +73,23 @@ def _tag_or_digest(name: str, reference: str) -> str | Digest:
     return reference
 
 
+def as_path_segment(registry: str) -> str:
+    """``host:port`` as the first segment of a name."""
+    return registry.replace(":", "_")
+
+
+def as_registry(segment: str) -> str:
+    """The reverse of `as_path_segment`: no host has an underscore."""
+    host, underscore, port = segment.rpartition("_")
+    return f"{host}:{port}" if underscore and port.isdigit() else segment
+
+
 @functools.lru_cache(maxsize=8192)
 def choose_target(name: str, namespace: str, upstreams: frozenset[str], default: str) -> Target:
     """The repository that is meant. Raises UpstreamUnknown or InvalidReference."""
     namespace = _HUB_ALIASES.get(namespace, namespace)
     first, _, rest = name.partition("/")
+    first = first if first in upstreams else as_registry(first)
     if namespace in upstreams:
         target = Target(namespace, name, namespace)
     elif first == COMPOSED and rest:

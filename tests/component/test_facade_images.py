@@ -59,6 +59,7 @@ ADDRESSES = {
     "ns": ("/v2/team/app/manifests/v1?ns=hub.test:5000", "hub.test:5000"),
     "ns, colon escaped": ("/v2/team/app/manifests/v1?ns=hub.test%3A5000", "hub.test:5000"),
     "first segment": ("/v2/hub.test:5000/team/app/manifests/v1", None),
+    "first segment, as podman can write it": ("/v2/hub.test_5000/team/app/manifests/v1", None),
 }
 
 

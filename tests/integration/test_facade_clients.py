@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -18,7 +19,7 @@ from ocikit.distribution.repository import RegistryRepository
 from ocikit.distribution.transport import Transport
 from ocikit.layout import LayoutRepository
 from ocikit.repository import Repository
-from registry_facade.hosts import write_hosts
+from registry_facade.hosts import Mirror, undo, write
 from tests.support.containerd import Containerd
 from tests.support.docker_registry import DockerRegistry, DockerRegistryFactory
 from tests.support.facade import facade_process, metric_value
@@ -128,7 +129,7 @@ async def test_containerd_pulls_through_hosts_toml_and_runs_cat(
 
     def pull_and_run() -> None:
         with facade_process(tmp_path, "--upstream", f"hub.test={docker_registry.origin}") as facade:
-            write_hosts("hub.test", facade.url, containerd.certs_d)
+            write("containerd", Mirror("hub.test", facade.url), containerd.certs_d)
             containerd.pull("hub.test/team/box:v1")
             said = containerd.run("hub.test/team/box:v1", "greeter", "/bin/cat", "/etc/greeting")
             assert said == "hello from the image\n"
@@ -147,7 +148,7 @@ async def test_containerd_falls_back_to_the_registry_when_the_facade_is_down(
         with facade_process(
             tmp_path, "--upstream", f"{docker_registry.address}={docker_registry.origin}"
         ) as facade:
-            write_hosts(docker_registry.address, facade.url, containerd.certs_d)
+            write("containerd", Mirror(docker_registry.address, facade.url), containerd.certs_d)
         containerd.pull(f"{docker_registry.address}/team/box:v1", "--plain-http")
 
     await asyncio.to_thread(pull)
@@ -237,25 +238,70 @@ def test_all_problems_of_the_settings_are_told_at_once() -> None:
     assert "facade.upstreams" in done.stderr
 
 
-def test_hosts_are_written_and_taken_back(tmp_path: Path) -> None:
-    fixed = (
-        "facade",
-        "hosts",
-        "--registry",
-        "docker.io",
-        "--facade",
-        "http://127.0.0.1:5000",
-        "--out",
-        str(tmp_path),
-    )
+def test_hosts_command_writes_and_takes_back(tmp_path: Path) -> None:
+    fixed = ("facade", "hosts", "--registry", "docker.io", "--facade", "http://127.0.0.1:5000")
+    out = ("--out", str(tmp_path))
     path = tmp_path / "docker.io" / "hosts.toml"
-    path.parent.mkdir()
-    path.write_text("server = 'mine'\n")
-    assert json.loads(command(*fixed, "--json").stdout) == {"written": str(path)}
-    assert 'server = "https://registry-1.docker.io"' in path.read_text()
-    assert command(*fixed).returncode == 0
-    assert command(*fixed, "--undo").returncode == 0
-    assert path.read_text() == "server = 'mine'\n"
+    assert json.loads(command(*fixed, *out, "--json").stdout) == {"written": str(path)}
+    assert command(*fixed, *out, "--client", "cri-o").returncode == 0
+    assert (tmp_path / "lapstrake-docker.io.conf").exists()
+    daemon = ("--client", "docker", "--out", str(tmp_path / "daemon.json"))
+    assert command(*fixed, *daemon).returncode == 0
+    for client in (out, (*out, "--client", "skopeo"), daemon):
+        assert json.loads(command(*fixed, *client, "--undo", "--json").stdout) == {"removed": True}
+    assert list(tmp_path.iterdir()) == []
+    assert command(*fixed[:4], *out).returncode == 2
+
+
+def test_hosts_command_says_what_it_cannot_change(tmp_path: Path) -> None:
+    (tmp_path / "daemon.json").write_text("{")
+    done = command(
+        *("facade", "hosts", "--registry", "docker.io", "--facade", "http://127.0.0.1:5000"),
+        *("--client", "docker", "--out", str(tmp_path / "daemon.json")),
+    )
+    assert done.returncode == 4
+    assert f"{tmp_path}/daemon.json: not JSON" in done.stderr
+
+
+@pytest.mark.component("docker-registry")
+@pytest.mark.parametrize(
+    "client",
+    [
+        pytest.param("skopeo", marks=pytest.mark.component("skopeo")),
+        pytest.param("podman", marks=pytest.mark.component("podman", "busybox")),
+    ],
+)
+async def test_registries_conf_sends_a_client_through_the_facade_and_past_it(
+    client: str, docker_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """By the registry's own name: through the facade while it runs, from the registry when it does not."""
+    await push_to(docker_registry, "team/box", ("v1", [busybox_layer()]), ("v2", [busybox_layer(), ONE]))
+    drop_ins = tmp_path / ".config/containers/registries.conf.d"
+    image = f"{docker_registry.address}/team/box"
+
+    def pulls() -> None:
+        with facade_process(
+            tmp_path / "facade", "--upstream", f"{docker_registry.address}={docker_registry.origin}"
+        ) as facade:
+            write("podman", Mirror(docker_registry.address, facade.url), drop_ins)
+            pull_at_home(client, f"{image}:v1", tmp_path)
+            assert received(facade.url) > 0
+        pull_at_home(client, f"{image}:v2", tmp_path)
+        assert undo("podman", docker_registry.address, drop_ins)
+
+    await asyncio.to_thread(pulls)
+
+
+def pull_at_home(client: str, image: str, home: Path) -> None:
+    """With ``home`` for the client's settings; podman takes no run root of more than 50 characters."""
+    with tempfile.TemporaryDirectory(prefix="podman-") as short:
+        stores = ("--root", f"{short}/root", "--runroot", f"{short}/run", "--storage-driver", "vfs")
+        argv = ["skopeo", "copy", f"docker://{image}", f"oci:{home}/pulled:x"]
+        if client == "podman":
+            argv = ["podman", *stores, "pull", "--quiet", image]
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_CONFIG_HOME": f"{home}/.config"}
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60, env=env)
+        assert done.returncode == 0, done.stderr
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

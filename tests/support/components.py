@@ -13,7 +13,7 @@ _PROGRAMS = {
 """Components that are not one program of the same name."""
 
 KNOWN = (
-    "buildah", "skopeo", "docker-registry", "redis", "kubo", "rclone", "minio", "containerd",
+    "buildah", "skopeo", "podman", "docker-registry", "redis", "kubo", "rclone", "minio", "containerd",
     "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio",
 )  # fmt: skip
 

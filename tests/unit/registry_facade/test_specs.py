@@ -1,4 +1,4 @@
-"""Environment edits, image references, hosts.toml, the SSRF wall, multi-range plans."""
+"""Environment edits, image references, the SSRF wall, multi-range plans."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from ocikit.errors import InvalidRange
 from ocikit.ranges import ByteRange, ContentRange
 from registry_facade.env_edits import EnvEdit, apply_env, edits_asked_by
-from registry_facade.hosts import hosts_toml
 from registry_facade.image_spec import parse_image_ref
 from registry_facade.sources.wall import is_private
 from registry_facade.streaming import plan
@@ -52,12 +51,6 @@ def test_bad_image_reference_is_refused(text: str) -> None:
 def test_image_reference_of_an_upstream_with_a_port() -> None:
     ref = parse_image_ref("127.0.0.1:5000/team/app:v1", {"127.0.0.1:5000"})
     assert (ref.target.upstream, ref.target.repository, ref.reference) == ("127.0.0.1:5000", "team/app", "v1")
-
-
-def test_hosts_toml_names_the_mirror_before_the_registry() -> None:
-    text = hosts_toml("docker.io", "http://127.0.0.1:5000/")
-    assert 'server = "https://registry-1.docker.io"' in text
-    assert '[host."http://127.0.0.1:5000"]\n  capabilities = ["pull", "resolve"]' in text
 
 
 @pytest.mark.parametrize(
