@@ -43,12 +43,12 @@ dev: $(VENV)/.installed-dev ## the virtual environment with what development nee
 
 $(VENV)/.installed: pyproject.toml
 	@scripts/make-venv $(VENV)
-	@$(BIN)/pip install --quiet --editable .
+	@$(BIN)/pip install --quiet --disable-pip-version-check --use-pep517 --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml
 	@scripts/make-venv $(VENV)
-	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
 	@touch $(VENV)/.installed $@
 
 clean: ## remove the virtual environment and all that was generated
