@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import structlog
 from aiohttp import web
@@ -11,17 +11,22 @@ from aiohttp import web
 from content.access import Tokens, read_tokens, token_middleware
 from content.disk_guard import DiskGuard
 from content.handlers import ContentHandlers, Node
+from content.io_limits.controller import Law, PressureController
+from content.io_limits.groups import GroupSettings, JobGroups
+from content.io_limits.limiter import IoLimits
 from content.jobs import JobRunner, Pool
-from content.metrics import JobMetrics
+from content.metrics import IoMetrics, JobMetrics, StoreMetrics
+from content.objects.base import MultipartStore
 from content.objects.opening import StoreAddress, StoreOptions, open_store
 from content.problems import problem_middleware
-from content.settings import ContentSettings
+from content.processes.parent import JobProcesses, StoreSetup
+from content.rates import Buckets, Rates
+from content.settings import ContentSettings, JobSettings
 from content.staging import sweep
 from servicekit.lifecycle import Listener, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.settings import SettingsInvalid
 from servicekit.tasks import BackgroundTasks
-from servicekit.throttle import Throttle
 from servicekit.web import Readiness, access_middleware, operations_routes
 
 _log = structlog.get_logger(__name__)
@@ -35,8 +40,19 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
     """
     tokens = await asyncio.to_thread(checked, settings)
     metrics, readiness = Metrics(process=True), Readiness()
-    sent, received = Throttle(settings.send_rate_bytes_s), Throttle(settings.receive_rate_bytes_s)
-    options = StoreOptions(settings.s3_endpoint or None, settings.concurrency, sent, received, metrics)
+    buckets, store_metrics, io_metrics = (
+        Buckets(_rates(settings)),
+        StoreMetrics.on(metrics),
+        IoMetrics.on(metrics),
+    )
+    options = StoreOptions(
+        settings.s3_endpoint or None,
+        settings.concurrency,
+        buckets["send"],
+        buckets["receive"],
+        store_metrics,
+    )
+    groups = await asyncio.to_thread(_groups, settings, io_metrics)
     slots: dict[Pool, int] = {
         "restore": settings.restores,
         "final_backup": settings.backups,
@@ -44,6 +60,7 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
     }
     async with (
         open_store(settings.store, options) as store,
+        JobProcesses(_store_setup(settings, store), store_metrics, groups) as processes,
         JobRunner(slots, JobMetrics.on(metrics), queue_deadline_s=settings.queue_deadline_s) as jobs,
         BackgroundTasks(drain_s=0) as background,
     ):
@@ -52,7 +69,13 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
         guard = DiskGuard(settings.workspaces_root, settings.min_free_bytes, readiness, metrics)
         await guard.check()
         _watching = background.start(guard.watch(), name="disk-guard")
-        node = Node(store, settings.workspaces_root, jobs, sent, received, readiness)
+        if settings.pressure.files:
+            law = Law(settings.pressure.target, settings.pressure.floor_bytes_s)
+            controller = PressureController(settings.pressure.files, buckets, law, io_metrics)
+            _following = background.start(controller.run(), name="pressure")
+        node = Node(
+            store, settings.workspaces_root, jobs, processes, buckets, _rates(settings.job), readiness
+        )
         app = web.Application(
             middlewares=[
                 access_middleware(metrics, service="content"),
@@ -64,6 +87,29 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
         app.add_routes(ContentHandlers(node).routes())
         app.on_shutdown.append(_drain(jobs, readiness, settings.drain_s))
         yield app, readiness
+
+
+def _rates(settings: ContentSettings | JobSettings) -> Rates:
+    return Rates(
+        settings.send_rate_bytes_s,
+        settings.receive_rate_bytes_s,
+        settings.read_rate_bytes_s,
+        settings.write_rate_bytes_s,
+    )
+
+
+def _store_setup(settings: ContentSettings, store: MultipartStore) -> StoreSetup:
+    return StoreSetup(settings.store, settings.s3_endpoint or None, settings.concurrency, store.properties)
+
+
+def _groups(settings: ContentSettings, metrics: IoMetrics) -> JobGroups | None:
+    job = settings.job
+    if job.cgroup is None:
+        return None
+    limits = IoLimits(job.io_read_bytes_s, job.io_write_bytes_s, job.io_read_iops, job.io_write_iops)
+    groups = JobGroups(GroupSettings(job.cgroup, settings.workspaces_root, limits, job.io_weight), metrics)
+    groups.prepare()
+    return groups
 
 
 def _drain(
@@ -93,6 +139,7 @@ def checked(settings: ContentSettings) -> Tokens:
     for name in ("concurrency", "restores", "backups", "periodic_backups"):
         if getattr(settings, name) < 1:
             problems.append(f"content.{name}: must be at least 1")
+    problems += _impossible(settings)
     if not problems and not tokens and not _is_loopback(settings.listen[0]):
         problems.append(
             f"content.listen: {settings.listen[0]} can be reached by others; set content.tokens_file or "
@@ -101,6 +148,24 @@ def checked(settings: ContentSettings) -> Tokens:
     if problems:
         raise SettingsInvalid(problems)
     return tokens
+
+
+def _impossible(settings: ContentSettings) -> Iterator[str]:
+    """Numbers that no limit can have."""
+    rates = [name for name in dir(settings) if name.endswith("_rate_bytes_s")]
+    yield from (f"content.{name}: 0 would stop everything" for name in rates if getattr(settings, name) == 0)
+    job = settings.job
+    names = [name for name in dir(job) if name.startswith("io_") or name.endswith("_rate_bytes_s")]
+    for name in names:
+        value = getattr(job, name)
+        if value is not None and value <= 0:
+            yield f"content.job.{name}: must be more than 0; leave it out for no limit"
+    if job.io_weight is not None and job.io_weight > 10_000:
+        yield "content.job.io_weight: must be at most 10000"
+    if not 0 < settings.pressure.target <= 1:
+        yield "content.pressure.target: must be a share of 1"
+    if settings.pressure.floor_bytes_s < 1:
+        yield "content.pressure.floor_bytes_s: must be more than 0"
 
 
 def _is_loopback(host: str) -> bool:

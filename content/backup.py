@@ -31,6 +31,7 @@ from content.errors import LocalDiskError, ObjectCorrupt
 from content.keys import Workspace
 from content.objects.base import MultipartStore, ObjectInfo
 from content.progress import Progress
+from content.rates import DiskPace
 from content.snapshot import Snapshot
 from content.staging import sync_file_system
 from content.tree import check_complete
@@ -79,8 +80,9 @@ async def back_up(
     *,
     progress: Progress | None = None,
     clock: Clock = SystemClock(),
+    pace: DiskPace | None = None,
 ) -> BackupResult:
-    """Returns when the snapshot is committed.
+    """Returns when the snapshot is committed; reads as fast as ``pace`` lets it.
 
     Raises TreeUnfinished, Fenced, PointerMoved, LocalDiskError, and what the store raises.
     """
@@ -90,7 +92,7 @@ async def back_up(
     held = await catalog.load()
     incarnation = held.pointer.check_fence(request.incarnation)
     parent = held.pointer.latest
-    run = _Run(request, store, progress or Progress(), keys.new_snapshot_id(clock.time()))
+    run = _Run(request, store, progress or Progress(), keys.new_snapshot_id(clock.time()), pace or DiskPace())
     async with run:
         note = await run.plan(parent)
         info, crc32 = await run.upload()
@@ -147,11 +149,17 @@ class _Run:
     """One backup under way; as a context manager it aborts the upload unless that was completed."""
 
     def __init__(
-        self, request: BackupRequest, store: MultipartStore, progress: Progress, snapshot_id: str
+        self,
+        request: BackupRequest,
+        store: MultipartStore,
+        progress: Progress,
+        snapshot_id: str,
+        pace: DiskPace,
     ) -> None:
         self._request = request
         self._store = store
         self._progress = progress
+        self._pace = pace
         self.snapshot_id = snapshot_id
         self._started_ns = 0
         self._increment: increment.Increment | None = None
@@ -189,7 +197,9 @@ class _Run:
         key = keys.tar_key(self._request.workspace, self.snapshot_id)
         upload = await self._store.create_upload(key, copies=self._increment is not None)
         try:
-            parts = PartUploader(self._store, upload, concurrency=self._store.properties.concurrency)
+            parts = PartUploader(
+                self._store, upload, concurrency=self._store.properties.concurrency, read=self._pace.read
+            )
             async with parts.running():
                 if self._increment is not None:
                     parts.copy(self._increment.source, self._increment.ranges)

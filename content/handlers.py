@@ -12,61 +12,44 @@ from aiohttp import web
 
 from content import maintenance
 from content.access import ANY, OWNER, require_owner
-from content.backup import BackupRequest, BackupResult, back_up
 from content.catalog import Catalog
+from content.confinement import confined
 from content.disk_guard import TOPIC
 from content.errors import JobNotFound
-from content.jobs import Job, JobRunner, Pool, Work
+from content.jobs import Job, JobRunner, Pool
 from content.keys import Workspace
 from content.objects.base import MultipartStore
 from content.openapi import document
-from content.progress import Progress
-from content.requests import InvalidRequest, confined, parse_backup, parse_restore, read_fields
-from content.restore import RestoreRequest, RestoreResult, restore
+from content.processes.parent import JobProcesses
+from content.rates import WAYS, Buckets, Rates
+from content.requests import (
+    RATE_FIELDS,
+    InvalidRequest,
+    parse_backup,
+    parse_rates,
+    parse_restore,
+    read_fields,
+)
 from content.safety import safe_to_delete
+from content.tasks import Task
 from servicekit.clock import Clock, SystemClock
-from servicekit.throttle import Throttle
 from servicekit.web import Readiness
 
 _EVENT_EVERY_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Node:
-    """What the handlers work with."""
+    """What the handlers work with. ``job_rates`` are those that new jobs begin with."""
 
     store: MultipartStore
     workspaces_root: Path
     jobs: JobRunner
-    sent: Throttle
-    received: Throttle
+    processes: JobProcesses
+    buckets: Buckets
+    job_rates: Rates
     readiness: Readiness
     clock: Clock = SystemClock()
-
-
-def backup_document(result: BackupResult) -> dict[str, Any]:
-    """As ``lapstrake backup --json`` has it."""
-    return {
-        "snapshot_id": result.snapshot.id,
-        "entries": result.snapshot.entries,
-        "tar_bytes": result.snapshot.tar_bytes,
-        "sent_bytes": result.sent_bytes,
-        "copied_bytes": result.copied_bytes,
-        "files_read": result.files_read,
-        "left_out": [{"path": item.path, "reason": item.reason} for item in result.left_out],
-        "duration_s": round(result.duration_s, 3),
-        "note": result.note,
-    }
-
-
-def restore_document(result: RestoreResult) -> dict[str, Any]:
-    """As ``lapstrake restore --json`` has it."""
-    return {
-        "snapshot_id": result.snapshot.id,
-        "entries": result.entries,
-        "bytes": result.bytes,
-        "duration_s": round(result.duration_s, 3),
-    }
 
 
 class ContentHandlers:
@@ -89,7 +72,9 @@ class ContentHandlers:
             web.delete("/v1/jobs/{job_id}", self.cancel_job),
             web.get("/v1/jobs/{job_id}/events", self.watch_job),
             web.get("/v1/limits", self.show_limits),
-            web.put("/v1/limits", self.set_limits),
+            web.patch("/v1/limits", self.change_limits),
+            web.get("/v1/jobs/{job_id}/limits", self.show_job_limits),
+            web.patch("/v1/jobs/{job_id}/limits", self.change_job_limits),
         ]
 
     async def describe(self, _request: web.Request) -> web.Response:
@@ -100,44 +85,50 @@ class ContentHandlers:
         require_owner(request, workspace.owner)
         return workspace
 
+    async def _place(self, request: web.Request, workspace: Workspace, path: str | None) -> Task:
+        """Where the tree is. A token of one owner reaches that owner's directory only; what is asked for
+        now is confined again when the work begins. Raises PathOutsideRoot.
+        """
+        root, owner = self._node.workspaces_root, request[OWNER]
+        base = root if owner == ANY else root / owner
+        wanted = str(root / (path or str(workspace)))
+        await asyncio.to_thread(confined, base, wanted)
+        return {"workspace": str(workspace), "root": str(base), "path": wanted}
+
     async def start_backup(self, request: web.Request) -> web.Response:
-        workspace, node = self._workspace(request), self._node
-        asked = parse_backup(await read_fields(request), workspace)
-        tree = await asyncio.to_thread(confined, node.workspaces_root, asked.path)
-        wanted = BackupRequest(tree, workspace, asked.exclude, asked.incarnation)
-
-        async def work(progress: Progress) -> Mapping[str, Any]:
-            return backup_document(await back_up(wanted, node.store, progress=progress, clock=node.clock))
-
+        workspace = self._workspace(request)
+        asked = parse_backup(await read_fields(request))
+        place = await self._place(request, workspace, asked.path)
         pool: Pool = "final_backup" if asked.kind == "final" else "periodic_backup"
-        return self._started(request, pool, workspace, work, dataclasses.asdict(asked))
+        task = {**dataclasses.asdict(asked), **place, "what": "backup"}
+        return self._started(request, pool, workspace, task)
 
     async def start_restore(self, request: web.Request) -> web.Response:
-        workspace, node = self._workspace(request), self._node
-        asked = parse_restore(await read_fields(request), workspace)
-        target = await asyncio.to_thread(confined, node.workspaces_root, asked.path)
-        wanted = RestoreRequest(target, workspace, asked.snapshot_id, asked.only, asked.replace)
+        workspace = self._workspace(request)
+        asked = parse_restore(await read_fields(request))
+        place = await self._place(request, workspace, asked.path)
+        task = {**dataclasses.asdict(asked), **place, "what": "restore"}
+        return self._started(request, "restore", workspace, task)
 
-        async def work(progress: Progress) -> Mapping[str, Any]:
-            return restore_document(await restore(wanted, node.store, progress=progress, clock=node.clock))
-
-        return self._started(request, "restore", workspace, work, dataclasses.asdict(asked))
-
-    def _started(
-        self, request: web.Request, pool: Pool, workspace: Workspace, work: Work, asked: Mapping[str, Any]
-    ) -> web.Response:
-        if "shutdown" in self._node.readiness.reasons:
+    def _started(self, request: web.Request, pool: Pool, workspace: Workspace, task: Task) -> web.Response:
+        node = self._node
+        if "shutdown" in node.readiness.reasons:
             raise web.HTTPServiceUnavailable(text="the node is shutting down")
-        if pool == "periodic_backup" and TOPIC in self._node.readiness.reasons:
-            short = self._node.readiness.reasons[TOPIC]
+        if pool == "periodic_backup" and TOPIC in node.readiness.reasons:
+            short = node.readiness.reasons[TOPIC]
             raise web.HTTPServiceUnavailable(text=f"no periodic backups while the disk is short: {short}")
         key = request.headers.get("Idempotency-Key")
         if key is not None and not 0 < len(key) <= 200:
             raise InvalidRequest(["Idempotency-Key: must have 1 to 200 characters"])
-        identity = {"pool": pool, **asked}
-        job = self._node.jobs.repeated(workspace, key, identity)
+        identity = {"pool": pool, **task}
+        job = node.jobs.repeated(workspace, key, identity)
         if job is None:
-            job = self._node.jobs.start(pool, workspace, work, key=key, request=identity)
+
+            async def work(job: Job) -> Mapping[str, Any]:
+                return await node.processes.run(job, task)
+
+            buckets = Buckets(node.job_rates, node=node.buckets)
+            job = node.jobs.start(pool, workspace, work, key=key, request=identity, buckets=buckets)
         return web.json_response(self._document(job), status=202, headers={"Location": f"/v1/jobs/{job.id}"})
 
     def _document(self, job: Job) -> dict[str, Any]:
@@ -205,29 +196,30 @@ class ContentHandlers:
 
     async def safety(self, request: web.Request) -> web.Response:
         workspace, node = self._workspace(request), self._node
-        path = request.query.get("path") or workspace.id
-        tree = await asyncio.to_thread(confined, node.workspaces_root, path)
+        place = await self._place(request, workspace, request.query.get("path"))
+        tree = Path(place["path"])
         answer = await safe_to_delete(node.store, Catalog(node.store, workspace), tree)
         return web.json_response(dataclasses.asdict(answer))
 
-    def _limits(self) -> web.Response:
-        node = self._node
-        return web.json_response(
-            {"send_bytes_s": node.sent.rate_bytes_s, "receive_bytes_s": node.received.rate_bytes_s}
-        )
-
     async def show_limits(self, _request: web.Request) -> web.Response:
-        return self._limits()
+        return _rates(self._node.buckets)
 
-    async def set_limits(self, request: web.Request) -> web.Response:
+    async def change_limits(self, request: web.Request) -> web.Response:
         require_owner(request, ANY)
-        fields = await read_fields(request)
-        rates = {name: fields.number(name) for name in ("send_bytes_s", "receive_bytes_s")}
-        for name, rate in rates.items():
-            if rate == 0:
-                fields.problems.append(f"{name}: 0 would stop everything; null lifts the limit")
-        fields.done()
-        for name, throttle in (("send_bytes_s", self._node.sent), ("receive_bytes_s", self._node.received)):
-            if name in fields.body:
-                throttle.set_rate(rates[name])
-        return self._limits()
+        return await self._change(request, self._node.buckets)
+
+    async def show_job_limits(self, request: web.Request) -> web.Response:
+        return _rates(self._job(request).buckets)
+
+    async def change_job_limits(self, request: web.Request) -> web.Response:
+        job = self._job(request)
+        require_owner(request, ANY)
+        return await self._change(request, job.buckets)
+
+    async def _change(self, request: web.Request, buckets: Buckets) -> web.Response:
+        buckets.change(parse_rates(await read_fields(request), buckets.rates))
+        return _rates(buckets)
+
+
+def _rates(buckets: Buckets) -> web.Response:
+    return web.json_response({RATE_FIELDS[way]: getattr(buckets.rates, way) for way in WAYS})

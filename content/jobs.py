@@ -21,6 +21,7 @@ from content.errors import ContentError, InvalidInput, JobNotFound, WorkspaceBus
 from content.keys import Workspace
 from content.metrics import JobMetrics
 from content.progress import Progress
+from content.rates import Buckets
 from servicekit.clock import Clock, SystemClock
 
 Pool = Literal["restore", "final_backup", "periodic_backup"]
@@ -54,6 +55,7 @@ class Job:
     workspace: Workspace
     created_s: float
     progress: Progress = field(default_factory=Progress)
+    buckets: Buckets = field(default_factory=Buckets)
     state: State = "queued"
     started_s: float | None = None
     ended_s: float | None = None
@@ -86,11 +88,11 @@ class Job:
             "result": self.result,
             "error": None
             if self.error is None
-            else {"type": type(self.error).__name__, "detail": str(self.error)},
+            else {"type": getattr(self.error, "kind", type(self.error).__name__), "detail": str(self.error)},
         }
 
 
-Work = Callable[[Progress], Awaitable[Mapping[str, Any]]]
+Work = Callable[[Job], Awaitable[Mapping[str, Any]]]
 
 
 class JobRunner:
@@ -147,12 +149,19 @@ class JobRunner:
         return known[1]
 
     def start(
-        self, pool: Pool, workspace: Workspace, work: Work, *, key: str | None = None, request: Any = None
+        self,
+        pool: Pool,
+        workspace: Workspace,
+        work: Work,
+        *,
+        key: str | None = None,
+        request: Any = None,
+        buckets: Buckets | None = None,
     ) -> Job:
-        """Queues ``work``. Raises WorkspaceBusy while the workspace has a job."""
+        """Queues ``work``, held to ``buckets``. Raises WorkspaceBusy while the workspace has a job."""
         if (other := self._busy.get(workspace)) is not None:
             raise WorkspaceBusy(str(workspace), f"job {other.id} ({other.pool}) is {other.state}")
-        job = Job(secrets.token_hex(8), pool, workspace, self._clock.time())
+        job = Job(secrets.token_hex(8), pool, workspace, self._clock.time(), buckets=buckets or Buckets())
         self._jobs[job.id] = self._busy[workspace] = job
         if key is not None:
             self._keys[str(workspace), key] = (_digest(request), job)
@@ -170,7 +179,7 @@ class JobRunner:
         try:
             async with self._turn(job):
                 job.state, job.started_s = "running", self._clock.time()
-                job.result = await work(job.progress)
+                job.result = await work(job)
             job.state = "done"
         except ContentError as error:
             job.state, job.error = "failed", error

@@ -39,3 +39,24 @@ class JobMetrics:
             metrics.gauge("content_jobs_waiting", "Jobs in the queue.", ["kind"]),
             metrics.histogram("content_job_seconds", "Time of finished jobs.", ["kind", "outcome"]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class IoMetrics:
+    """Limits on the jobs' disk work; ``failures`` counts what was not limited although it should be."""
+
+    in_force: Gauge
+    failures: Counter
+    pressure: Gauge
+    pressure_files: Gauge
+    squeezed: Gauge
+
+    @classmethod
+    def on(cls, metrics: Metrics) -> "IoMetrics":
+        return cls(
+            metrics.gauge("content_io_limits_in_force", "Jobs in a cgroup whose limits were read back."),
+            metrics.counter("content_io_limit_failures_total", "Jobs that ran without a limit.", ["step"]),
+            metrics.gauge("content_io_pressure_ratio", "Share of time that a neighbour waited for the disk."),
+            metrics.gauge("content_io_pressure_files", "Pressure files of neighbours that are followed."),
+            metrics.gauge("content_io_squeezed_bytes_s", "What disk work is held to; 0 is no limit."),
+        )

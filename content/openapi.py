@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from content.requests import RATE_FIELDS
+
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"}
 _NUMBER = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**63 - 1}
 _RATE = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**63 - 1}
@@ -29,7 +31,7 @@ def _operation(
 ) -> dict[str, Any]:
     made: dict[str, Any] = {
         "summary": summary,
-        "operationId": summary.lower().rstrip(".").replace(" ", "_"),
+        "operationId": summary.lower().rstrip(".").replace(" ", "_").replace("'", ""),
         "responses": answers | {str(status): _PROBLEM for status in (401, 403, 500, 503, *problems)},
     }
     if parameters:
@@ -70,6 +72,7 @@ def document() -> dict[str, Any]:
 def _paths() -> dict[str, Any]:
     workspace = "/v1/workspaces/{owner}/{id}"
     started = {"202": _json("Job", "Queued; Location names the job.")}
+    limits = {"200": _json("Limits", "Asked for now; a field that is left out stays, null lifts.")}
     return {
         f"{workspace}/backups": {
             "parameters": _WORKSPACE,
@@ -117,11 +120,14 @@ def _paths() -> dict[str, Any]:
             "parameters": _JOB,
             "get": _operation("Watch a job.", {"200": _EVENTS}, 404),
         },
+        "/v1/jobs/{job_id}/limits": {
+            "parameters": _JOB,
+            "get": _operation("Show a job's rate limits.", limits, 404),
+            "patch": _operation("Change a job's rate limits.", limits, 400, 404, body="Limits"),
+        },
         "/v1/limits": {
-            "get": _operation("Show the rate limits.", {"200": _json("Limits", "In force now.")}),
-            "put": _operation(
-                "Change the rate limits.", {"200": _json("Limits", "In force now.")}, 400, body="Limits"
-            ),
+            "get": _operation("Show the rate limits.", limits),
+            "patch": _operation("Change the rate limits.", limits, 400, body="Limits"),
         },
     }
 
@@ -190,5 +196,5 @@ def _schemas() -> dict[str, Any]:
                 "reason": text,
             }
         ),
-        "Limits": _object({}, {"send_bytes_s": _RATE, "receive_bytes_s": _RATE}),
+        "Limits": _object({}, dict.fromkeys(RATE_FIELDS.values(), _RATE)),
     }

@@ -1,19 +1,24 @@
 """What clients ask, parsed once into values that are right; all problems of a body are told at once."""
 
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from aiohttp import web
 
-from content.errors import InvalidInput, PathOutsideRoot
-from content.keys import Workspace, is_snapshot_id
+from content.errors import InvalidInput
+from content.keys import is_snapshot_id
+from content.rates import WAYS, Rates, Way
 
 _MAX_BODY_BYTES = 1 << 20
 _MAX_ITEMS = 1000
+RATE_FIELDS: Mapping[Way, str] = {
+    "send": "send_bytes_s",
+    "receive": "receive_bytes_s",
+    "read": "read_bytes_s",
+    "write": "write_bytes_s",
+}
 
 
 class InvalidRequest(InvalidInput):
@@ -101,7 +106,7 @@ async def read_fields(request: web.Request) -> Fields:
 class BackupAsked:
     """A backup as asked for by a client."""
 
-    path: str
+    path: str | None
     exclude: tuple[str, ...]
     incarnation: int | None
     kind: Literal["final", "periodic"]
@@ -111,17 +116,16 @@ class BackupAsked:
 class RestoreAsked:
     """A restore as asked for by a client."""
 
-    path: str
+    path: str | None
     snapshot_id: str | None
     only: tuple[str, ...]
     replace: bool
 
 
-def parse_backup(fields: Fields, workspace: Workspace) -> BackupAsked:
+def parse_backup(fields: Fields) -> BackupAsked:
     """Raises InvalidRequest."""
-    path = fields.text("path", workspace.id)
     asked = BackupAsked(
-        path or workspace.id,
+        fields.text("path"),
         fields.texts("exclude"),
         fields.number("incarnation"),
         "final" if fields.choice("kind", "final", "periodic") == "final" else "periodic",
@@ -130,24 +134,25 @@ def parse_backup(fields: Fields, workspace: Workspace) -> BackupAsked:
     return asked
 
 
-def parse_restore(fields: Fields, workspace: Workspace) -> RestoreAsked:
+def parse_restore(fields: Fields) -> RestoreAsked:
     """Raises InvalidRequest."""
     snapshot_id = fields.text("snapshot_id")
     if snapshot_id is not None and not is_snapshot_id(snapshot_id):
         fields.problems.append("snapshot_id: is not one")
-    path = fields.text("path", workspace.id)
-    asked = RestoreAsked(path or workspace.id, snapshot_id, fields.texts("only"), fields.flag("replace"))
+    asked = RestoreAsked(fields.text("path"), snapshot_id, fields.texts("only"), fields.flag("replace"))
     fields.done()
     return asked
 
 
-def confined(root: Path, path: str) -> Path:
-    """``path`` below ``root``, with every link resolved. Raises PathOutsideRoot. Blocking."""
-    try:
-        base = Path(os.path.realpath(root, strict=True))
-        found = Path(os.path.realpath(base / path))
-    except (OSError, ValueError):
-        raise PathOutsideRoot(path) from None
-    if base not in found.parents:
-        raise PathOutsideRoot(path)
-    return found
+def parse_rates(fields: Fields, now: Rates) -> Rates:
+    """``now`` with what the body changes. Raises InvalidRequest."""
+    changed: dict[str, int | None] = {}
+    for way in WAYS:
+        name = RATE_FIELDS[way]
+        rate = fields.number(name)
+        if rate == 0:
+            fields.problems.append(f"{name}: 0 would stop everything; null lifts the limit")
+        if name in fields.body:
+            changed[way] = rate
+    fields.done()
+    return replace(now, **changed)

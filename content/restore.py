@@ -27,11 +27,13 @@ from content.errors import ArchiveCorrupt, LocalDiskError, MalformedArchive
 from content.keys import Workspace
 from content.objects.base import ObjectSource, ObjectStore
 from content.progress import Progress
+from content.rates import DiskPace
 from content.selection import Selection, Window, choose
 from content.snapshot import Snapshot
 from content.staging import Staging
 from content.streams import SpanStream
 from servicekit.clock import Clock, SystemClock
+from servicekit.throttle import Bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,9 @@ async def restore(
     *,
     progress: Progress | None = None,
     clock: Clock = SystemClock(),
+    pace: DiskPace | None = None,
 ) -> RestoreResult:
-    """Returns when the target is there, whole.
+    """Returns when the target is there, whole; writes as fast as ``pace`` lets it.
 
     Raises SnapshotNotFound, WorkspaceEmpty, PathNotInSnapshot, TargetNotEmpty, ArchiveCorrupt, ObjectCorrupt,
     LocalDiskError, and what the store raises; the target is then as it was.
@@ -85,7 +88,7 @@ async def restore(
         try:
             for entry in selection.above:
                 tree.add(_directory(entry, request.ids), ())
-            await _extract(store, snapshot, selection, tree, progress)
+            await _extract(store, snapshot, selection, tree, progress, (pace or DiskPace()).write)
             await asyncio.to_thread(tree.finish)
         finally:
             tree.close()
@@ -109,21 +112,29 @@ async def select(store: ObjectSource, snapshot: Snapshot, only: Sequence[str]) -
 
 
 async def _extract(
-    store: ObjectSource, snapshot: Snapshot, selection: Selection, tree: TreeWriter, progress: Progress
+    store: ObjectSource,
+    snapshot: Snapshot,
+    selection: Selection,
+    tree: TreeWriter,
+    progress: Progress,
+    written: Bucket,
 ) -> None:
     async def restored(window: Window) -> None:
-        await _restore_window(store, snapshot, window, tree)
+        await _restore_window(store, snapshot, window, tree, written)
         progress.bytes += window.span.length
         progress.entries = tree.entries
 
     await workers.each(selection.windows, restored, concurrency=store.properties.concurrency)
 
 
-async def _restore_window(store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter) -> None:
+async def _restore_window(
+    store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter, written: Bucket
+) -> None:
     if window.is_streamed:
-        await _restore_large(store, snapshot, window, tree)
+        await _restore_large(store, snapshot, window, tree, written)
         return
     data = await transfer.get_span(store, snapshot.tar_key, window.span)
+    await written.acquire(len(data))
     try:
         await asyncio.to_thread(_write_window, data, window, tree, snapshot.tar_key)
     except ArchiveCorrupt:
@@ -159,8 +170,10 @@ def _name(span: memoryview, where: str) -> str:
     return os.fsdecode(member.path) if member is not None else "a member"
 
 
-async def _restore_large(store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter) -> None:
-    async with SpanStream(store, snapshot.tar_key, window.span) as stream:
+async def _restore_large(
+    store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter, written: Bucket
+) -> None:
+    async with SpanStream(store, snapshot.tar_key, window.span, pace=written) as stream:
 
         def work() -> None:
             reader = TarReader(stream, snapshot.tar_key)

@@ -1,20 +1,55 @@
 """Settings of the content service: ``[content]``, ``LAPSTRAKE_CONTENT_*``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from servicekit.secrets import Secret
 from servicekit.settings import (
     DURATION,
+    FLOAT,
     INTEGER,
     PATH,
     RATE,
     SECRET,
     SIZE,
     STRING,
+    STRINGS,
     host_port,
     setting,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What each job is held to; the rates can be changed while it runs."""
+
+    send_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second that a job sends to the store.")
+    receive_rate_bytes_s: int | None = setting(
+        RATE, None, "Bytes per second that a job receives from the store."
+    )
+    read_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second that a job reads from its tree.")
+    write_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second that a job writes to its tree.")
+    cgroup: Path | None = setting(
+        PATH, None, "Directory (v1: below blkio; v2: delegated with io) where each job gets a cgroup."
+    )
+    io_read_bytes_s: int | None = setting(RATE, None, "The cgroup's limit on bytes read per second.")
+    io_write_bytes_s: int | None = setting(RATE, None, "The cgroup's limit on bytes written per second.")
+    io_read_iops: int | None = setting(INTEGER, None, "The cgroup's limit on reads per second.")
+    io_write_iops: int | None = setting(INTEGER, None, "The cgroup's limit on writes per second.")
+    io_weight: int | None = setting(INTEGER, None, "The cgroup's weight; neighbours have 100.")
+
+
+@dataclass(frozen=True, slots=True)
+class PressureSettings:
+    """When the disk work of this node steps back for its neighbours."""
+
+    files: tuple[str, ...] = setting(
+        STRINGS, (), "Patterns of the neighbours' io.pressure files; without any, nothing is followed."
+    )
+    target: float = setting(FLOAT, 0.1, "The share of time that a neighbour may wait for the disk, 0 to 1.")
+    floor_bytes_s: int = setting(
+        RATE, 8 << 20, "Below this, reading and writing are not slowed: a backup must end."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +70,7 @@ class ContentSettings:
     admin_token: Secret | None = setting(
         SECRET, None, "A bearer token for all owners; without any token all may ask."
     )
-    concurrency: int = setting(INTEGER, 4, "Requests to the store at a time, over all jobs.")
+    concurrency: int = setting(INTEGER, 4, "Requests to the store at a time, by each job.")
     restores: int = setting(INTEGER, 4, "Restores at a time.")
     backups: int = setting(INTEGER, 2, "Final backups at a time.")
     periodic_backups: int = setting(INTEGER, 1, "Periodic backups at a time.")
@@ -44,6 +79,10 @@ class ContentSettings:
     receive_rate_bytes_s: int | None = setting(
         RATE, None, "Bytes per second received from the store by this node."
     )
+    read_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second read from trees by this node.")
+    write_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second written to trees by this node.")
+    job: JobSettings = field(default_factory=JobSettings)
+    pressure: PressureSettings = field(default_factory=PressureSettings)
     min_free_bytes: int = setting(
         SIZE, 1 << 30, "Below this much free space the node is not ready and periodic work stops."
     )

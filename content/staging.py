@@ -86,10 +86,15 @@ class Staging:
 
 
 def sweep(directory: Path) -> list[Path]:
-    """Deletes what crashed restores left in ``directory``; those under way hold a lock. Blocking."""
+    """Deletes what crashed restores left in ``directory`` or right below; those under way hold a lock.
+    Blocking.
+    """
     swept: list[Path] = []
-    for path in directory.glob(f"{_PREFIX}*"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    for path in [*directory.glob(f"{_PREFIX}*"), *directory.glob(f"*/{_PREFIX}*")]:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path)

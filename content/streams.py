@@ -1,6 +1,7 @@
 """A span of an object as a blocking byte source for one thread, read ahead by ranged requests."""
 
 import asyncio
+import concurrent.futures
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Self, TypeVar
 
 from content import transfer
 from content.objects.base import ObjectSource, Span
+from servicekit.throttle import Bucket, Throttle
 
 T = TypeVar("T")
 _STEP_BYTES = 8 << 20
@@ -15,17 +17,22 @@ _AHEAD = 2
 
 
 class SpanStream:
-    """Holds at most ``_AHEAD + 1`` steps of 8 MiB. An async context manager; `consume` runs the thread."""
+    """Holds at most ``_AHEAD + 1`` steps of 8 MiB. An async context manager; `consume` runs the thread.
 
-    def __init__(self, store: ObjectSource, key: str, span: Span) -> None:
+    Each step is asked for at ``pace`` before the thread gets it.
+    """
+
+    def __init__(self, store: ObjectSource, key: str, span: Span, *, pace: Bucket | None = None) -> None:
         self._store = store
         self._key = key
+        self._pace = pace or Throttle()
         self._next = span.start
         self._stop = span.start + span.length
         self._loop = asyncio.get_running_loop()
         self._ahead: deque[asyncio.Task[bytes]] = deque()
         self._current = memoryview(b"")
         self._closed = False
+        self._refilling: concurrent.futures.Future[bytes] | None = None
         self.crc32 = 0
         """Of all bytes that were read."""
 
@@ -46,6 +53,8 @@ class SpanStream:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
             self._closed = True
+            if self._refilling is not None:
+                self._refilling.cancel()
             await asyncio.wait([working])
             if not working.cancelled():
                 working.exception()
@@ -70,8 +79,8 @@ class SpanStream:
         return bytes(pieces)
 
     def _refill(self) -> None:
-        data = asyncio.run_coroutine_threadsafe(self._step(), self._loop).result()
-        self._current = memoryview(data)
+        self._refilling = asyncio.run_coroutine_threadsafe(self._step(), self._loop)
+        self._current = memoryview(self._refilling.result())
 
     async def _step(self) -> bytes:
         while len(self._ahead) <= _AHEAD and self._next < self._stop and not self._closed:
@@ -80,7 +89,11 @@ class SpanStream:
             self._ahead.append(asyncio.create_task(transfer.get_span(self._store, self._key, span)))
         if self._closed:
             raise asyncio.CancelledError
-        return await self._ahead.popleft() if self._ahead else b""
+        if not self._ahead:
+            return b""
+        data = await self._ahead.popleft()
+        await self._pace.acquire(len(data))
+        return data
 
     def drain(self) -> None:
         """Reads to the end, for the sake of `crc32`."""

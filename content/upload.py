@@ -1,6 +1,7 @@
 """Parts from a thread that fills them to a store, a bounded number at a time."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -10,6 +11,7 @@ from content.archive import crc32
 from content.archive.parts import Part
 from content.archive.reuse import CopyRange
 from content.objects.base import MultipartStore, ObjectInfo, PartRef, Upload, UploadedPart
+from servicekit.throttle import Bucket, Throttle
 
 T = TypeVar("T")
 
@@ -21,7 +23,8 @@ class UploadStopped(Exception):
 class PartUploader:
     """Sends parts of one upload. `emit` and `lend` are for one filling thread, all else for the event loop.
 
-    Holds at most ``concurrency`` parts under way; their buffers are lent again when they are sent.
+    Holds at most ``concurrency`` parts under way; their buffers are lent again when they are sent. What was
+    filled is paid for at ``read`` before more is.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class PartUploader:
         *,
         concurrency: int,
         on_part: Callable[[UploadedPart], None] = lambda _: None,
+        read: Bucket | None = None,
     ) -> None:
         self._store = store
         self._upload = upload
@@ -38,6 +42,8 @@ class PartUploader:
         self._slots = asyncio.Semaphore(concurrency)
         self._copying = asyncio.Semaphore(concurrency)
         self._on_part = on_part
+        self._read = read or Throttle()
+        self._accepting: asyncio.Task[Any] | None = None
         self._spare: list[bytearray] = []
         self._stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -55,14 +61,29 @@ class PartUploader:
 
     def emit(self, part: Part) -> None:
         """Blocks until there is room. Raises UploadStopped."""
-        asyncio.run_coroutine_threadsafe(self._accept(part), self._loop).result()
+        try:
+            asyncio.run_coroutine_threadsafe(self._accept(part), self._loop).result()
+        except concurrent.futures.CancelledError:
+            raise UploadStopped from None
 
     async def _accept(self, part: Part) -> None:
-        await self._slots.acquire()
-        if self._stopped:
+        self._refuse_if_stopped()
+        self._accepting = asyncio.current_task()
+        try:
+            await self._read.acquire(part.size_bytes)
+            await self._slots.acquire()
+        finally:
+            self._accepting = None
+        try:
+            self._refuse_if_stopped()
+        except UploadStopped:
             self._slots.release()
-            raise UploadStopped
+            raise
         self.start(self._send(part))
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped:
+            raise UploadStopped
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs ``work`` as part of this upload; its failure fails the upload."""
@@ -105,6 +126,8 @@ class PartUploader:
 
     def _stop(self) -> None:
         self._stopped = True
+        if self._accepting is not None:
+            self._accepting.cancel()
         for task in self._tasks:
             task.cancel()
 

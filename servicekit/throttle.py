@@ -6,11 +6,19 @@ so any chunk size works, the long-run rate is exact, and nobody starves behind a
 
 import asyncio
 import contextlib
+from typing import Protocol
 
 from servicekit.clock import Clock, SystemClock
 
 _ROUNDING_BYTES = 0.5
 """A debt too small to sleep for: the clock's resolution times the rate may never quite pay it."""
+
+
+class Bucket(Protocol):
+    """Whatever bytes must be asked for before they move."""
+
+    async def acquire(self, size_bytes: int) -> None:
+        """Returns when ``size_bytes`` may move."""
 
 
 class Throttle:
@@ -36,6 +44,8 @@ class Throttle:
         self._updated_s = clock.monotonic()
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
+        self.moved_bytes = 0
+        """All that was let through so far."""
 
     @property
     def rate_bytes_s(self) -> float | None:
@@ -59,6 +69,7 @@ class Throttle:
                 self._balance_bytes += paid_bytes
                 self._changed.set()
                 raise
+        self.moved_bytes += size_bytes
 
     async def _pay(self, size_bytes: int) -> int:
         paid_bytes = 0

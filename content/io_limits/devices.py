@@ -6,6 +6,7 @@ are, where requests enter them.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def resolve(major: int, minor: int, path: Path, *, root: Path = Path("/"), depth
         beneath = _beneath(f"{major}:{minor}", root)
         if beneath is None or depth > 4:
             raise LocalDiskError(str(path), "no block device lies under it, so its I/O cannot be limited")
-        status = beneath.stat()
+        try:
+            status = beneath.stat()
+        except OSError as error:
+            raise LocalDiskError.from_os(f"{beneath} under {path}", error) from error
         number = status.st_rdev or status.st_dev
         return resolve(os.major(number), os.minor(number), path, root=root, depth=depth + 1)
     node = root / "sys/dev/block" / f"{major}:{minor}"
@@ -60,7 +64,12 @@ def _beneath(number: str, root: Path) -> Path | None:
         kind, source, options = [*right.split(" ", 2), "", ""][:3]
         if kind == "overlay":
             upper = [item[9:] for item in options.split(",") if item.startswith("upperdir=")]
-            return Path(upper[0]) if upper else None
+            return _unescaped(upper[0]) if upper else None
         if source.startswith("/"):
-            return Path(source)
+            return _unescaped(source)
     return None
+
+
+def _unescaped(text: str) -> Path:
+    r"""Spaces and the like are octal in the mount table: ``\040``."""
+    return Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text))

@@ -18,7 +18,7 @@ from content.objects.s3 import S3ObjectStore, s3_client
 from content.objects.wrappers import Bounded, Metered, Retrying, Throttled
 from servicekit.backoff import Backoff
 from servicekit.metrics import Metrics
-from servicekit.throttle import Throttle
+from servicekit.throttle import Bucket, Throttle
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,16 @@ class StoreAddress:
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """``sent`` and ``received`` limit bytes per second over all who share the store."""
+    """``sent`` and ``received`` limit bytes per second over all who share the store. ``known`` is what a
+    probe found out about this store before; without it, there is a new one.
+    """
 
     s3_endpoint: str | None = None
     concurrency: int = 4
-    sent: Throttle = dataclasses.field(default_factory=Throttle)
-    received: Throttle = dataclasses.field(default_factory=Throttle)
-    metrics: Metrics = dataclasses.field(default_factory=Metrics)
+    sent: Bucket = dataclasses.field(default_factory=Throttle)
+    received: Bucket = dataclasses.field(default_factory=Throttle)
+    metrics: StoreMetrics = dataclasses.field(default_factory=lambda: StoreMetrics.on(Metrics()))
+    known: StoreProperties | None = None
 
 
 @contextlib.asynccontextmanager
@@ -65,7 +68,7 @@ async def open_store(text: str, options: StoreOptions) -> AsyncIterator[Multipar
 
 def wrapped(raw: MultipartStore, options: StoreOptions) -> MultipartStore:
     """Outermost first: retry, so that each try waits for its bytes and its turn, and is counted."""
-    metered = Metered(raw, StoreMetrics.on(options.metrics))
+    metered = Metered(raw, options.metrics)
     bounded = Bounded(metered, options.concurrency)
     throttled = Throttled(bounded, options.sent, options.received)
     return Retrying(throttled, Backoff(attempts=6, first_s=0.2, cap_s=10.0))
@@ -75,10 +78,12 @@ async def _raw(address: StoreAddress, options: StoreOptions) -> MultipartStore:
     if address.scheme == "file":
         return DirectoryObjectStore(Path(address.path))
     client = await asyncio.to_thread(s3_client, options.s3_endpoint, connections=options.concurrency + 2)
-    hoped = StoreProperties(
+    hoped = options.known or StoreProperties(
         conditional_put=True, part_copy=True, checks_crc32=True, concurrency=options.concurrency
     )
     store = S3ObjectStore(client, address.bucket, address.path, hoped)
+    if options.known is not None:
+        return store
     try:
         store.learn(await probe(Retrying(store, Backoff(attempts=3)), store.learn))
     except BaseException:

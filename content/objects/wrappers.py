@@ -19,7 +19,7 @@ from content.objects.base import (
 )
 from servicekit.backoff import Backoff, retry
 from servicekit.clock import Clock, SystemClock
-from servicekit.throttle import Throttle
+from servicekit.throttle import Bucket
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ class Retrying(Wrapper):
 class Throttled(Wrapper):
     """Holds bytes back before they are sent, and after they were received."""
 
-    def __init__(self, inner: MultipartStore, sent: Throttle, received: Throttle) -> None:
+    def __init__(self, inner: MultipartStore, sent: Bucket, received: Bucket) -> None:
         super().__init__(inner)
         self._sent = sent
         self._received = received
@@ -156,7 +156,7 @@ class Throttled(Wrapper):
 
 
 class _ThrottledReader:
-    def __init__(self, inner: ObjectReader, throttle: Throttle) -> None:
+    def __init__(self, inner: ObjectReader, throttle: Bucket) -> None:
         self._inner = inner
         self._throttle = throttle
 

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
@@ -18,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from content.app import content_service
+from content.io_limits.limiter import CgroupLimiter, IoLimits
 from content.settings import ContentSettings
 from content.staging import Staging
 from servicekit.lifecycle import Listener, listening
@@ -29,7 +33,7 @@ _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance
 
 def _settings(tmp_path: Path, **flags: str) -> ContentSettings:
     root = tmp_path / "workspaces"
-    root.mkdir(exist_ok=True)
+    (root / "me").mkdir(parents=True, exist_ok=True)
     given = {"store": f"file://{tmp_path}/store", "workspaces_root": str(root), **flags}
     return load(ContentSettings, "content", environ={}, flags=given)
 
@@ -65,7 +69,7 @@ async def _post(
 
 async def test_a_workspace_is_backed_up_and_restored_on_request(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
-    tree = make_tree(settings.workspaces_root / "w1")
+    tree = make_tree(settings.workspaces_root / "me" / "w1")
     async with _running(settings) as client:
         status, job = await _post(client, "/v1/workspaces/me/w1/backups")
         assert status == 202
@@ -86,7 +90,7 @@ async def test_a_workspace_is_backed_up_and_restored_on_request(tmp_path: Path) 
 
 async def test_a_tree_may_be_deleted_only_while_a_snapshot_holds_it(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
-    tree = make_tree(settings.workspaces_root / "w1")
+    tree = make_tree(settings.workspaces_root / "me" / "w1")
     wait_past_racy_window(tree)
 
     async def asked() -> tuple[bool, str]:
@@ -122,14 +126,14 @@ async def test_a_restore_of_a_backup_that_does_not_exist_fails_and_makes_nothing
         _, job = await _post(client, "/v1/workspaces/me/none/restores")
         done = await _finished(client, job)
     assert (done["state"], done["error"]["type"]) == ("failed", "WorkspaceEmpty")
-    assert list(settings.workspaces_root.iterdir()) == []
+    assert list((settings.workspaces_root / "me").iterdir()) == []
 
 
 async def test_tokens_are_limited_to_their_owner(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.json"
     tokens.write_text(json.dumps({"token-of-me-0123456789": "me"}))
     settings = _settings(tmp_path, tokens_file=str(tokens))
-    (settings.workspaces_root / "w1").mkdir()
+    (settings.workspaces_root / "me" / "w1").mkdir()
     async with _running(settings) as client:
         assert (await _post(client, "/v1/workspaces/me/w1/backups"))[0] == 401
         async with client.get("/livez") as response:
@@ -138,13 +142,13 @@ async def test_tokens_are_limited_to_their_owner(tmp_path: Path) -> None:
         assert (await _post(client, "/v1/workspaces/you/w1/backups"))[0] == 403
         status, job = await _post(client, "/v1/workspaces/me/w1/backups")
         assert (status, (await _finished(client, job))["state"]) == (202, "done")
-        async with client.put("/v1/limits", json={"send_bytes_s": 5}) as response:
+        async with client.patch("/v1/limits", json={"send_bytes_s": 5}) as response:
             assert response.status == 403
 
 
 async def test_a_repeated_request_gets_the_first_ones_job(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
-    (settings.workspaces_root / "w1").mkdir()
+    (settings.workspaces_root / "me" / "w1").mkdir()
     async with _running(settings) as client:
         key = {"Idempotency-Key": "stop-17"}
         _, first = await _post(client, "/v1/workspaces/me/w1/backups", **key)
@@ -157,7 +161,7 @@ async def test_a_repeated_request_gets_the_first_ones_job(tmp_path: Path) -> Non
 
 async def test_a_running_job_keeps_others_off_its_workspace_and_can_be_cancelled(tmp_path: Path) -> None:
     settings = _settings(tmp_path, send_rate_bytes_s="1MiB/s")
-    tree = settings.workspaces_root / "w1"
+    tree = settings.workspaces_root / "me" / "w1"
     tree.mkdir()
     (tree / "large").write_bytes(bytes(40 << 20))
     async with _running(settings) as client:
@@ -172,14 +176,100 @@ async def test_a_running_job_keeps_others_off_its_workspace_and_can_be_cancelled
     assert list((tmp_path / "store").glob("uploads/*")) == []
 
 
+async def _until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not reached():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def blkio():
+    """A directory for groups in the real v1 hierarchy."""
+    parent = Path("/sys/fs/cgroup/blkio")
+    if not (parent / "blkio.throttle.read_bps_device").exists() or not os.access(parent, os.W_OK):
+        pytest.skip("no cgroup v1 blkio controller to write to")
+    groups = parent / f"lapstrake-test-{os.getpid()}"
+    yield groups
+    groups.rmdir()
+
+
+async def test_a_job_runs_in_a_cgroup_of_its_own_with_limits_that_the_kernel_took(
+    tmp_path: Path, blkio: Path
+) -> None:
+    given = {"job.cgroup": str(blkio), "job.io_read_bytes_s": "30MiB/s", "job.send_rate_bytes_s": "64KiB/s"}
+    settings = _settings(tmp_path, **given)
+    tree = settings.workspaces_root / "me" / "w1"
+    tree.mkdir()
+    (tree / "large").write_bytes(bytes(40 << 20))
+    async with _running(settings) as client:
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        group = blkio / f"job-{job['id']}"
+        await _until(lambda: group.exists() and (group / "cgroup.procs").read_text() != "")
+        [process_id] = map(int, (group / "cgroup.procs").read_text().split())
+        assert b"content.processes.child" in Path(f"/proc/{process_id}/cmdline").read_bytes()
+        assert list(CgroupLimiter(group).show().values()) == [IoLimits(read_bytes_s=30 << 20)]
+        async with client.get("/metrics") as response:
+            assert "content_io_limits_in_force 1.0" in await response.text()
+        async with client.delete(f"/v1/jobs/{job['id']}") as response:
+            assert response.status == 202
+        assert (await _finished(client, job))["state"] == "cancelled"
+        assert list(blkio.glob("job-*")) == []
+        assert not Path(f"/proc/{process_id}").exists()
+
+
+async def test_a_job_whose_process_is_killed_fails_alone(tmp_path: Path, blkio: Path) -> None:
+    settings = _settings(tmp_path, **{"job.cgroup": str(blkio), "job.read_rate_bytes_s": "64KiB/s"})
+    tree = settings.workspaces_root / "me" / "w1"
+    tree.mkdir()
+    (tree / "large").write_bytes(bytes(40 << 20))
+    async with _running(settings) as client:
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        procs = blkio / f"job-{job['id']}" / "cgroup.procs"
+        await _until(lambda: procs.exists() and procs.read_text() != "")
+        os.kill(int(procs.read_text()), signal.SIGKILL)
+        done = await _finished(client, job)
+        assert (done["state"], done["error"]["type"]) == ("failed", "JobProcessDied")
+        (tree / "large").unlink()
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert (await _finished(client, job))["state"] == "done"
+
+
+@pytest.mark.parametrize("way", ["read", "write", "send", "receive"])
+async def test_a_jobs_rate_holds_and_can_be_changed_while_it_runs(tmp_path: Path, way: str) -> None:
+    settings = _settings(tmp_path)
+    tree = settings.workspaces_root / "me" / "w1"
+    tree.mkdir()
+    for number in range(5):
+        (tree / f"large-{number}").write_bytes(bytes(16 << 20))
+    async with _running(settings) as client:
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert (await _finished(client, job))["state"] == "done"
+    held = _settings(tmp_path, **{f"job.{way}_rate_bytes_s": "1KiB/s"})
+    async with _running(held) as client:
+        what = "backups" if way in {"read", "send"} else "restores"
+        if what == "backups":
+            (tree / "large-0").write_bytes(os.urandom(16 << 20))
+        else:
+            shutil.rmtree(tree)
+        _, job = await _post(client, f"/v1/workspaces/me/w1/{what}")
+        path = f"/v1/jobs/{job['id']}/limits"
+        async with client.get(path) as response:
+            assert (await response.json())[f"{way}_bytes_s"] == 1024
+        async with client.patch(path, json={f"{way}_bytes_s": 0}) as response:
+            assert response.status == 400
+        async with client.patch(path, json={f"{way}_bytes_s": None}) as response:
+            assert (await response.json())[f"{way}_bytes_s"] is None
+        assert (await asyncio.wait_for(_finished(client, job), 60))["state"] == "done"
+
+
 async def test_limits_change_while_a_job_runs(tmp_path: Path) -> None:
     settings = _settings(tmp_path, send_rate_bytes_s="64KiB/s")
-    tree = settings.workspaces_root / "w1"
+    tree = settings.workspaces_root / "me" / "w1"
     tree.mkdir()
     (tree / "large").write_bytes(bytes(30 << 20))
     async with _running(settings) as client:
         _, job = await _post(client, "/v1/workspaces/me/w1/backups")
-        async with client.put("/v1/limits", json={"send_bytes_s": None}) as response:
+        async with client.patch("/v1/limits", json={"send_bytes_s": None}) as response:
             assert (await response.json())["send_bytes_s"] is None
         assert (await asyncio.wait_for(_finished(client, job), 60))["state"] == "done"
 
@@ -215,7 +305,7 @@ async def test_what_a_crashed_restore_left_is_swept_and_what_runs_is_not(tmp_pat
 
 async def test_a_node_short_of_space_says_so_and_stops_periodic_work_only(tmp_path: Path) -> None:
     settings = _settings(tmp_path, min_free_bytes="900000T")
-    (settings.workspaces_root / "w1").mkdir()
+    (settings.workspaces_root / "me" / "w1").mkdir()
     async with _running(settings) as client:
         async with client.get("/readyz") as response:
             assert (response.status, "disk" in (await response.json())["reasons"]) == (503, True)

@@ -1,10 +1,12 @@
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from content.errors import LocalDiskError
-from content.io_limits.devices import Device, resolve
+from content.io_limits.devices import Device, device_of, resolve
 from content.io_limits.limiter import CgroupLimiter, IoLimits, LimitNotInForce
 
 _DISK = Device(8, 0)
@@ -77,11 +79,59 @@ def v1_cgroup():
 
 
 def test_v1_limits_are_taken_by_the_real_kernel(v1_cgroup: Path, tmp_path: Path) -> None:
-    from content.io_limits.devices import device_of
-
     device = device_of(tmp_path)
     limiter = CgroupLimiter(v1_cgroup)
     limiter.apply(device, _LIMITS)
     assert limiter.show() == {device: _LIMITS}
     limiter.clear()
     assert limiter.show() == {}
+
+
+def test_a_mount_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text("36 35 0:50 / /m rw - btrfs /dev/no\\040disk rw\n")
+    with pytest.raises(LocalDiskError, match="/dev/no disk under"):
+        resolve(0, 50, Path("/m"), root=tmp_path)
+
+
+@pytest.fixture
+def partition(tmp_path: Path):
+    """A file system on the first partition of a loop device, and that device."""
+    image, mounted = tmp_path / "disk.img", tmp_path / "mounted"
+    with image.open("wb") as file:
+        file.truncate(48 << 20)
+    if os.geteuid() or not all(map(shutil.which, ("losetup", "addpart", "mkfs.ext4"))):
+        pytest.skip("needs root, losetup, addpart and mkfs.ext4")
+    made = subprocess.run(["losetup", "-f", "--show", image], check=False, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip("this kernel gives no loop device")
+    loop = made.stdout.strip()
+    try:
+        subprocess.run(["addpart", loop, "1", "2048", "81920"], check=True)
+        subprocess.run(["mkfs.ext4", "-q", f"{loop}p1"], check=True)
+        mounted.mkdir()
+        subprocess.run(["mount", f"{loop}p1", mounted], check=True)
+        number = Path(loop).stat().st_rdev
+        yield mounted, Device(os.major(number), os.minor(number))
+        subprocess.run(["umount", mounted], check=True)
+    finally:
+        subprocess.run(["delpart", loop, "1"], check=False)
+        subprocess.run(["losetup", "-d", loop], check=True)
+
+
+def test_a_real_overlay_on_a_partition_of_a_loop_device_is_limited_at_the_device(
+    partition, v1_cgroup: Path
+) -> None:
+    mounted, loop = partition
+    lower, upper, work, merged = (mounted / name for name in ("lower", "upper dir", "work", "merged"))
+    for path in (lower, upper, work, merged):
+        path.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=True)
+    try:
+        assert device_of(mounted) == device_of(merged) == loop
+        CgroupLimiter(v1_cgroup).apply(device_of(merged), _LIMITS)
+        assert CgroupLimiter(v1_cgroup).show() == {loop: _LIMITS}
+        CgroupLimiter(v1_cgroup).clear()
+    finally:
+        subprocess.run(["umount", merged], check=True)
