@@ -2,8 +2,13 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
+from ocikit.blobs import BlobReader, BlobSource
+from ocikit.descriptor import Descriptor
+from ocikit.digest import Digest
 from ocikit.errors import OciError, SourceUnavailable
+from ocikit.ranges import ByteRange
 from servicekit.clock import Clock
 
 
@@ -16,8 +21,9 @@ class Breaker:
     THRESHOLD = 5
     PAUSE_S = 10.0
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, name: str = "upstream") -> None:
         self._clock = clock
+        self._name = name
         self._failures = 0
         self._closed_until_s = 0.0
 
@@ -28,7 +34,7 @@ class Breaker:
             wait_s = self._closed_until_s - self._clock.monotonic()
             if wait_s > 0:
                 raise SourceUnavailable(
-                    "upstream", f"it failed {self._failures} times; next try in {wait_s:.0f} s"
+                    self._name, f"it failed {self._failures} times; next try in {wait_s:.0f} s"
                 )
             self._closed_until_s = self._clock.monotonic() + self.PAUSE_S
         try:
@@ -42,3 +48,30 @@ class Breaker:
                 self._closed_until_s = self._clock.monotonic() + self.PAUSE_S
             raise
         self._failures = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A source behind a breaker, which judges by whether it answers at all, not by how a body goes on."""
+
+    source: BlobSource
+    breaker: Breaker
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    async def stat(self, digest: Digest) -> Descriptor:
+        async with self.breaker.guarding():
+            return await self.source.stat(digest)
+
+    @contextlib.asynccontextmanager
+    async def open(self, digest: Digest, byte_range: ByteRange | None = None) -> AsyncIterator[BlobReader]:
+        async with contextlib.AsyncExitStack() as stack:
+            async with self.breaker.guarding():
+                reader = await stack.enter_async_context(self.source.open(digest, byte_range))
+            yield reader
+
+
+def _conforms(source: Guarded) -> BlobSource:
+    return source

@@ -5,12 +5,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from ocikit.blobs import BlobSource
 from ocikit.digest import Digest
 from registry_facade.addressing import Target
+from registry_facade.breaker import Breaker, Guarded
 from registry_facade.cache.catalog import Catalog
 from registry_facade.errors import CacheUnusable
 from registry_facade.sources.chain import Origin
 from registry_facade.sources.neighbours import Neighbours, Place
 from registry_facade.sources.read_through import Located
 from registry_facade.sources.upstream import Upstreams, UpstreamSource
+from servicekit.clock import SystemClock
 
 
 class Locator:
@@ -25,6 +27,7 @@ class Locator:
         self._upstreams = upstreams
         self._catalog = catalog
         self._neighbours = neighbours
+        self._breakers: dict[str, Breaker] = {}
 
     async def locate(
         self,
@@ -54,7 +57,9 @@ class Locator:
         ]
 
     def _source(self, place: Place) -> BlobSource:
-        return UpstreamSource(self._upstreams.named(place.upstream).repository(place.repository))
+        name = place.upstream
+        breaker = self._breakers.setdefault(name, Breaker(SystemClock(), f"upstream {name}"))
+        return Guarded(UpstreamSource(self._upstreams.named(name).repository(place.repository)), breaker)
 
     async def _places(self, digest: Digest) -> tuple[int | None, Sequence[tuple[str, str]]]:
         try:

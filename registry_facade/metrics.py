@@ -16,6 +16,8 @@ class FacadeMetrics:
     blob_requests: Counter
     manifest_requests: Counter
     source_failures: Counter
+    hedges: Counter
+    slow_sources: Counter
     downloads: Gauge
     first_byte_s: Histogram
     broken_off: Counter
@@ -34,6 +36,14 @@ class FacadeMetrics:
             ),
             metrics.counter("facade_manifest_requests", "Requests for manifests, by outcome.", ["outcome"]),
             metrics.counter("facade_source_failures", "Requests to a source that failed.", ["source"]),
+            metrics.counter(
+                "facade_hedges",
+                "Requests that let one wait, so that another source was asked too; who was first.",
+                ["source", "served_by"],
+            ),
+            metrics.counter(
+                "facade_slow_sources", "Blobs taken from a source that was too slow.", ["source"]
+            ),
             metrics.gauge("facade_downloads_in_flight", "Blobs being downloaded."),
             metrics.histogram(
                 "facade_blob_first_byte_seconds", "From request to the first byte of a blob.", ["source"]

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 
 from ocikit.disk_store import DiskBlobStore
 from ocikit.distribution.transport import Transport
+from registry_facade.breaker import Breaker
 from registry_facade.digest_index.opening import digest_index
 from registry_facade.ipfs.announce import Announcer
-from registry_facade.ipfs.kubo import READ_DEADLINES, Kubo
+from registry_facade.ipfs.kubo import NAME, READ_DEADLINES, Kubo
 from registry_facade.ipfs.metrics import IpfsMetrics
 from registry_facade.ipfs.neighbour import IpfsNeighbour
 from registry_facade.ipfs.source import IpfsSource
@@ -17,6 +18,7 @@ from registry_facade.peers.metrics import PeerMetrics
 from registry_facade.peers.source import Peers
 from registry_facade.settings import FacadeSettings
 from registry_facade.sources.neighbours import Neighbour, Neighbours
+from servicekit.clock import SystemClock
 from servicekit.metrics import Metrics
 from servicekit.tasks import BackgroundTasks
 
@@ -50,4 +52,5 @@ async def _ipfs(
     kubo, counted = Kubo(transport, settings.ipfs_api), IpfsMetrics.on(metrics)
     announcer = Announcer(kubo, index, counted, background)
     store = DiskBlobStore(settings.cache_dir)
-    return IpfsNeighbour(IpfsSource(kubo, index, counted), announcer, store, background)
+    breaker = Breaker(SystemClock(), NAME)
+    return IpfsNeighbour(IpfsSource(kubo, index, counted), announcer, store, background, breaker)

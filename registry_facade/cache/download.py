@@ -11,19 +11,19 @@ When the last reader leaves, the download goes on for ``linger_s`` and is then g
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from ocikit.blobs import BlobReader
 from ocikit.digest import Digest
-from ocikit.errors import DigestMismatch, IntegrityError, OciError, SizeMismatch
+from ocikit.errors import DigestMismatch, IntegrityError, OciError, SizeMismatch, SourceUnavailable
 from ocikit.ranges import ByteRange
 from registry_facade.cache.growing import GrowingBlob
-from registry_facade.cache.planning import Demand, Fetch, idle_fetch, next_fetch
+from registry_facade.cache.planning import STREAM_BYTES, Demand, Fetch, idle_fetch, next_fetch
 from registry_facade.cache.write_behind import WriteBehind
 from registry_facade.errors import CacheUnusable, PullFailed
 from registry_facade.sources.chain import Origin, Selection
+from registry_facade.sources.hedging import Answer, Hedge
+from registry_facade.sources.pace import JUDGED_AFTER_S, is_too_slow
 from servicekit.backoff import Backoff
 
 MAX_FETCHES = 4
@@ -44,6 +44,9 @@ class Hooks:
     received: Callable[[str, int], None]
     """Counts bytes by source."""
     source_failed: Callable[[str, OciError], None]
+    hedge: Hedge
+    slow: Callable[[str], None]
+    """Counts sources that were given up for their pace."""
 
 
 @dataclass(eq=False)
@@ -194,7 +197,8 @@ class Download:
     async def _start_what_is_due(self, blob: GrowingBlob) -> None:
         while True:
             demands = list(self._demands.values())
-            wanted = next_fetch(blob.present, list(self._fetches.values()), demands, blob.size)
+            running = list(self._fetches.values())
+            wanted = next_fetch(blob.present, running, demands, blob.size, self.selection.streams)
             if wanted is None:
                 return
             if len(self._fetches) >= MAX_FETCHES:
@@ -202,9 +206,9 @@ class Download:
                 if idle is not None:
                     idle.stop = idle.at
                 return
-            for running in self._fetches.values():
-                if running.at <= wanted.at < running.stop:
-                    running.stop = wanted.at
+            for fetch in running:
+                if fetch.at <= wanted.at < fetch.stop:
+                    fetch.stop = wanted.at
             self._start(wanted)
 
     def _start(self, fetch: Fetch) -> None:
@@ -219,37 +223,60 @@ class Download:
         self._fetches.clear()
 
     async def _fetch(self, fetch: Fetch) -> None:
-        """One request to one source; its failure is the selection's business. Raises when none is left."""
-        origin = self.selection.next()
+        """One request; its failure is the selection's business. Raises when no source is left to ask."""
         if self.selection.stalled:
             await asyncio.sleep(_BACKOFF.delay_s(self.selection.stalled - 1))
-        try:
-            size = self._blob.size if self._blob is not None else None
-            stop = None if size is None or fetch.stop >= size else fetch.stop
-            asked = ByteRange(fetch.at, stop) if fetch.at or stop is not None else None
-            async with origin.source.open(self.digest, asked) as reader:
-                blob = await self._blob_of(reader.content_range.size, origin)
-                fetch.stop = min(fetch.stop, blob.size)
-                self._wake.set()
-                async with WriteBehind(blob, fetch, origin.source.name, trusted=origin.trusted) as writer:
-                    await self._pump(origin, reader, writer, fetch)
-        except CacheUnusable:
-            raise
-        except OciError as error:
-            self._origin_failed(origin, error)
+        size = self._blob.size if self._blob is not None else None
+        stop = None if size is None or fetch.stop >= size else fetch.stop
+        asked = ByteRange(fetch.at, stop) if fetch.at or stop is not None else None
+        opening = self.hooks.hedge.open(self.selection, self.digest, asked, self._origin_failed)
+        async with opening as answer:
+            if answer is None:
+                return
+            try:
+                await self._receive(answer, fetch)
+            except CacheUnusable:
+                raise
+            except OciError as error:
+                self._origin_failed(answer.origin, error)
 
-    async def _pump(self, origin: Origin, reader: BlobReader, writer: WriteBehind, fetch: Fetch) -> None:
+    async def _receive(self, answer: Answer, fetch: Fetch) -> None:
+        origin = answer.origin
+        blob = await self._blob_of(answer.content_range.size, origin)
+        fetch.stop = min(fetch.stop, blob.size)
+        if origin.streams > 1 and fetch.stop - fetch.at > 2 * STREAM_BYTES:
+            fetch.stop = fetch.at + STREAM_BYTES
+        self._wake.set()
+        async with WriteBehind(blob, fetch, origin.source.name, trusted=origin.trusted) as writer:
+            await self._pump(answer, writer, fetch)
+
+    async def _pump(self, answer: Answer, writer: WriteBehind, fetch: Fetch) -> None:
         """From the source into the file, up to ``fetch.stop``, which may come nearer meanwhile."""
-        name, at = origin.source.name, fetch.at
-        async with aclosing(_pieces(reader)) as pieces:
-            async for data in pieces:
-                self.hooks.received(name, len(data))
-                self._bytes_by_source[name] = self._bytes_by_source.get(name, 0) + len(data)
-                self.selection.progressed()
-                await writer.put(data[: max(0, fetch.stop - at)])
-                at += len(data)
-                if at >= fetch.stop and at < reader.content_range.stop:
-                    return
+        name, at = answer.origin.source.name, fetch.at
+        loop = asyncio.get_running_loop()
+        judged_s = loop.time() + JUDGED_AFTER_S
+        async for data in answer.pieces:
+            self.hooks.received(name, len(data))
+            self._bytes_by_source[name] = self._bytes_by_source.get(name, 0) + len(data)
+            self.selection.progressed()
+            await writer.put(data[: max(0, fetch.stop - at)])
+            at += len(data)
+            if at >= fetch.stop and at < answer.content_range.stop:
+                return
+            if loop.time() >= judged_s:
+                judged_s = loop.time() + JUDGED_AFTER_S
+                self._judge_pace(answer.origin)
+
+    def _judge_pace(self, origin: Origin) -> None:
+        """Raises SourceUnavailable for one that is slower than the source behind it."""
+        farther = self.selection.behind(origin)
+        if farther is None:
+            return
+        paces = self.hooks.hedge.paces
+        if is_too_slow(paces.of(origin.source.name), paces.of(farther.source.name)):
+            self.selection.was_slow(origin)
+            self.hooks.slow(origin.source.name)
+            raise SourceUnavailable(origin.source.name, f"slower than the {farther.source.name}")
 
     def _origin_failed(self, origin: Origin, error: OciError) -> None:
         self.selection.failed(origin, error)
@@ -268,8 +295,3 @@ class Download:
         if self._blob is None:
             raise RuntimeError("a download has no size before it began")
         return self._blob
-
-
-async def _pieces(reader: BlobReader) -> AsyncGenerator[bytes, None]:
-    async for data in reader:
-        yield data

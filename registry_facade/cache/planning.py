@@ -9,6 +9,8 @@ LOOKAHEAD_BYTES = 4 << 20
 """Demand this close ahead of a running fetch waits for it: a new request would hardly be faster."""
 MIN_FETCH_BYTES = 1 << 20
 """Smaller demands are rounded up to this, so that lazy pullers do not make a request per page."""
+STREAM_BYTES = 8 << 20
+"""What one of several parallel requests to the same source gets to fetch."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -28,11 +30,12 @@ class Demand:
 
 
 def next_fetch(
-    present: Intervals, fetches: Sequence[Fetch], demands: Iterable[Demand], size: int
+    present: Intervals, fetches: Sequence[Fetch], demands: Iterable[Demand], size: int, streams: int = 1
 ) -> Fetch | None:
     """The next request worth making, or None. The running fetch it begins inside of must end where it begins.
 
-    An unserved demand comes first; without one, the first gap is filled, by one request at a time.
+    An unserved demand comes first; without one, the gaps are filled in order: by one request at a time, or
+    by ``streams`` of them that take `STREAM_BYTES` each.
     """
     for demand in demands:
         if not _is_coming(demand.at, present, fetches):
@@ -41,8 +44,23 @@ def next_fetch(
                 wanted = max(demand.stop, demand.at + MIN_FETCH_BYTES)
                 ahead = [fetch.at for fetch in fetches if fetch.at > demand.at]
                 return Fetch(demand.at, min(gap[1], wanted, *ahead))
+    if streams > 1:
+        return _next_stretch(present, fetches, size) if len(fetches) < streams else None
     gap = present.gap_from(0, size) if not fetches else None
     return Fetch(*gap) if gap is not None else None
+
+
+def _next_stretch(present: Intervals, fetches: Sequence[Fetch], size: int) -> Fetch | None:
+    """The first missing bytes that no running request is going to bring."""
+    at = 0
+    while (gap := present.gap_from(at, size)) is not None:
+        start, stop = gap
+        running = next((fetch for fetch in fetches if fetch.at <= start < fetch.stop), None)
+        if running is None:
+            ahead = [fetch.at for fetch in fetches if fetch.at > start]
+            return Fetch(start, min(stop, start + STREAM_BYTES, *ahead))
+        at = running.stop
+    return None
 
 
 def _is_coming(at: int, present: Intervals, fetches: Sequence[Fetch]) -> bool:

@@ -4,10 +4,15 @@ from dataclasses import dataclass
 
 from ocikit.blobs import BlobSource
 from ocikit.digest import Digest
+from registry_facade.breaker import Breaker, Guarded
 from registry_facade.ipfs.announce import Announcer
 from registry_facade.ipfs.source import IpfsSource
+from registry_facade.sources.chain import Origin
 from registry_facade.sources.neighbours import Neighbour, Place
 from servicekit.tasks import BackgroundTasks
+
+STREAMS = 3
+"""Ranges of a large layer that are read at a time; see docs/ipfs.md for what it gains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,7 @@ class IpfsNeighbour:
     announcer: Announcer
     store: BlobSource
     background: BackgroundTasks
+    breaker: Breaker
 
     @property
     def name(self) -> str:
@@ -27,9 +33,9 @@ class IpfsNeighbour:
     def relays(self) -> bool:
         return True
 
-    def source(self, place: Place | None) -> BlobSource:
+    def origin(self, place: Place | None) -> Origin:
         del place
-        return self.reader
+        return Origin(Guarded(self.reader, self.breaker), trusted=False, hedged=True, streams=STREAMS)
 
     def stored(self, digest: Digest, source: str) -> None:
         if source != self.reader.name:

@@ -17,6 +17,7 @@ from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
 from ocikit.errors import BlobNotFound, SourceUnavailable
 from ocikit.ranges import ByteRange, ContentRange
+from registry_facade.cache.memory import MemoryCache
 from registry_facade.digest_index.base import DigestIndex
 from registry_facade.ipfs.kubo import NAME, Content, Kubo, KuboRefused, KuboSilent
 from registry_facade.ipfs.metrics import IpfsMetrics
@@ -25,6 +26,7 @@ from servicekit.clock import Clock, SystemClock
 SHUN_S = 300.0
 """How long a digest whose CID failed or lied is not looked for."""
 _SHUNNED_MAX = 10_000
+_SIZES_MAX = 10_000
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +42,7 @@ class IpfsSource:
         self._metrics = metrics
         self._clock = clock
         self._shunned: OrderedDict[Digest, float] = OrderedDict()
+        self._sizes: MemoryCache[str, int] = MemoryCache(_SIZES_MAX)
 
     @property
     def name(self) -> str:
@@ -48,7 +51,7 @@ class IpfsSource:
     async def stat(self, digest: Digest) -> Descriptor:
         cid = await self._cid(digest)
         async with self._judged(digest, cid):
-            return Descriptor(BLOB_MEDIA_TYPE, digest, await self._kubo.size(cid))
+            return Descriptor(BLOB_MEDIA_TYPE, digest, await self._size(cid))
 
     @contextlib.asynccontextmanager
     async def open(self, digest: Digest, byte_range: ByteRange | None = None) -> AsyncIterator[BlobReader]:
@@ -63,10 +66,18 @@ class IpfsSource:
     ) -> BlobReader:
         if byte_range is None:
             content = await stack.enter_async_context(self._kubo.cat(cid))
+            self._sizes.put(cid, content.length, 1)
             return _Reader(ContentRange(0, content.length, content.length), content)
-        wanted = byte_range.resolve(await self._kubo.size(cid))
+        wanted = byte_range.resolve(await self._size(cid))
         content = await stack.enter_async_context(self._kubo.cat(cid, wanted.start, wanted.length))
         return _Reader(wanted, content)
+
+    async def _size(self, cid: str) -> int:
+        """A CID's size never changes; a large layer is read in many ranges."""
+        if (size := self._sizes.get(cid)) is None:
+            size = await self._kubo.size(cid)
+            self._sizes.put(cid, size, 1)
+        return size
 
     async def reject(self, digest: Digest) -> None:
         """Its bytes were not the digest's: the mapping goes and is shunned. Never raises."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from ocikit.blobs import BLOB_MEDIA_TYPE, BlobReader, BlobSource
+from ocikit.blobs import BLOB_MEDIA_TYPE, BlobReader
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
 from ocikit.errors import BlobNotFound, SourceUnavailable
@@ -24,6 +24,7 @@ from registry_facade.peers.client import NAME, PeerClient
 from registry_facade.peers.membership import Membership
 from registry_facade.peers.metrics import PeerMetrics
 from registry_facade.peers.ring import ranked
+from registry_facade.sources.chain import Origin
 from registry_facade.sources.neighbours import Neighbour, Place
 from servicekit.clock import Clock, SystemClock
 
@@ -63,8 +64,9 @@ class Peers:
     def relays(self) -> bool:
         return False
 
-    def source(self, place: Place | None) -> BlobSource:
-        return PeerSource(self, place)
+    def origin(self, place: Place | None) -> Origin:
+        """Not hedged: a keeper that lets one wait is itself waiting for the upstream."""
+        return Origin(PeerSource(self, place), trusted=False)
 
     def stored(self, digest: Digest, source: str) -> None:
         """Peers ask; they are not told."""

@@ -16,17 +16,23 @@ SIZE_S = 2.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """A source and how far it is believed: bytes of an untrusted one are shown to nobody unverified."""
+    """A source and how far it is believed: bytes of an untrusted one are shown to nobody unverified.
+
+    ``hedged``: a trusted one is asked as well when it lets one wait, and instead when it is slow.
+    ``streams``: how many ranges of a large blob are asked of it at a time.
+    """
 
     source: BlobSource
     trusted: bool = True
+    hedged: bool = False
+    streams: int = 1
 
 
 class Selection:
     """The standing of each origin in one download: absent, barred, or with so many failures in a row.
 
-    The nearest origin with the fewest failures is next. Bytes received clear the failures of all; without
-    any, each origin is asked `ATTEMPTS` times.
+    The nearest origin with the fewest failures is next, one that was slow behind the others. Bytes received
+    clear the failures of all; without any, each origin is asked `ATTEMPTS` times.
     """
 
     ATTEMPTS = 3
@@ -37,17 +43,39 @@ class Selection:
         self._failures = [0] * len(origins)
         self._errors: list[OciError | None] = [None] * len(origins)
         self._out = [False] * len(origins)
+        self._slow = [False] * len(origins)
 
     def next(self) -> Origin:
         """Raises what the sources said when none is left to ask."""
-        usable = [
+        usable = self._usable()
+        if not usable:
+            raise self._verdict()
+        return self._origins[min(usable, key=lambda index: (self._failures[index], self._slow[index]))]
+
+    def _usable(self) -> list[int]:
+        return [
             index
             for index in range(len(self._origins))
             if not self._out[index] and self._failures[index] < self.ATTEMPTS
         ]
-        if not usable:
-            raise self._verdict()
-        return self._origins[min(usable, key=lambda index: self._failures[index])]
+
+    def behind(self, origin: Origin) -> Origin | None:
+        """A trusted origin to ask beside or instead of a hedged one that was not found slow before."""
+        if not origin.hedged or self._slow[self._origins.index(origin)]:
+            return None
+        for index in self._usable():
+            if self._origins[index].trusted and not self._failures[index]:
+                return self._origins[index]
+        return None
+
+    @property
+    def streams(self) -> int:
+        """How many ranges at a time the next origin wants to be asked for."""
+        return self.next().streams if self._usable() else 1
+
+    def was_slow(self, origin: Origin) -> None:
+        """It is asked only when the others fail."""
+        self._slow[self._origins.index(origin)] = True
 
     async def trusted_size(self) -> int | None:
         """Asked of trusted sources when an untrusted one would say it first; None: nobody can say it soon."""

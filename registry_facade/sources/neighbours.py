@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ocikit.blobs import BlobSource
 from ocikit.digest import Digest
 from registry_facade.sources.chain import Origin
 
@@ -34,8 +33,8 @@ class Neighbour(Protocol):
     def relays(self) -> bool:
         """Whether it may be asked on behalf of a peer."""
 
-    def source(self, place: Place | None) -> BlobSource:
-        """For a blob of ``place``, as far as that is known."""
+    def origin(self, place: Place | None) -> Origin:
+        """For a blob of ``place``, as far as that is known; never a trusted one."""
 
     def stored(self, digest: Digest, source: str) -> None:
         """A verified blob lies in the cache; most of it came from ``source``."""
@@ -51,11 +50,7 @@ class Neighbours:
     members: Sequence[Neighbour] = ()
 
     def origins(self, place: Place | None, *, for_peer: bool = False) -> list[Origin]:
-        return [
-            Origin(member.source(place), trusted=False)
-            for member in self.members
-            if member.relays or not for_peer
-        ]
+        return [member.origin(place) for member in self.members if member.relays or not for_peer]
 
     def stored(self, digest: Digest, source: str) -> None:
         for member in self.members:

@@ -25,7 +25,9 @@ from registry_facade.metrics import FacadeMetrics
 from registry_facade.open_blob import FileSpan, OpenBlob, Part, read_parts
 from registry_facade.sources.chain import Origin, Selection
 from registry_facade.sources.fellows import FellowBlob, Fellows
+from registry_facade.sources.hedging import Hedge
 from registry_facade.sources.neighbours import NO_NEIGHBOURS, Neighbours
+from registry_facade.sources.pace import Paces
 from registry_facade.sources.passing import PassingBlob
 from servicekit.tasks import BackgroundTasks
 
@@ -69,6 +71,8 @@ class ReadThrough:
         self._claims = claims
         self._fellows = Fellows()
         self._neighbours = neighbours
+        self._paces = Paces()
+        self._hedge = Hedge(self._paces, metrics, background)
         self._downloads: dict[Digest, Download] = {}
 
     @contextlib.asynccontextmanager
@@ -158,6 +162,8 @@ class ReadThrough:
             publish=self._publish,
             received=self._received,
             source_failed=lambda source, error: self._source_failed(digest, source, error),
+            hedge=self._hedge,
+            slow=lambda source: self._metrics.slow_sources.labels(source).inc(),
         )
         download = Download(digest, Selection(digest, located.origins), hooks, self._linger_s, located.size)
         predecessor = self._downloads.get(digest)
@@ -201,6 +207,7 @@ class ReadThrough:
 
     def _received(self, source: str, size_bytes: int) -> None:
         self._metrics.received_bytes.labels(source).inc(size_bytes)
+        self._paces.of(source).received(size_bytes)
 
     def _source_failed(self, digest: Digest, source: str, error: OciError) -> None:
         if not isinstance(error, BlobNotFound):

@@ -70,8 +70,13 @@ async def pull(facade: RunningFacade, **headers: str) -> tuple[int, bytes]:
 
 async def announced(facade: RunningFacade, outcome: str = "added") -> None:
     """Returns when the blob that was pulled has been offered to IPFS."""
+    await counted(facade, "facade_ipfs_announced_total", outcome=outcome)
+
+
+async def counted(facade: RunningFacade, name: str, **labels: str) -> None:
+    """Returns when the metric is above 0."""
     async with asyncio.timeout(30):
-        while not await facade.metric("facade_ipfs_announced_total", outcome=outcome):
+        while not await facade.metric(name, **labels):
             await asyncio.sleep(0.02)
 
 
@@ -118,6 +123,7 @@ async def served_by_the_upstream(cluster: Cluster, kubo: KuboNode) -> tuple[floa
     async with cluster.facade("cold", kubo) as cold:
         assert await pull(cold) == (200, DATA)
         assert await received(cold, "upstream") >= len(DATA)
+        await counted(cold, "facade_source_failures_total", source="ipfs")
         return await received(cold, "ipfs"), await cold.metric("facade_source_failures_total", source="ipfs")
 
 
@@ -144,8 +150,8 @@ async def test_a_lying_index_costs_a_detour_and_is_corrected(cluster, kubo_node,
         async with cluster.facade("cold", kubo_node) as cold:
             assert await pull(cold) == (200, DATA)
             await announced(cold)
-            unmapped = await cold.metric("facade_ipfs_unmapped_total")
-        assert unmapped == (0 if lie == "not a CID" else 1)
+            if lie != "not a CID":  # nobody waits for the verdict on a CID, it comes later
+                await counted(cold, "facade_ipfs_unmapped_total")
         assert (await client.get(KEY)).decode() == cid_of(DATA)
 
 

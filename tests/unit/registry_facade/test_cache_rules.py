@@ -17,6 +17,7 @@ from registry_facade.cache.memory import MemoryCache
 from registry_facade.cache.planning import (
     LOOKAHEAD_BYTES,
     MIN_FETCH_BYTES,
+    STREAM_BYTES,
     Demand,
     Fetch,
     idle_fetch,
@@ -72,6 +73,29 @@ def test_next_fetch_never_asks_for_what_is_there(
         assert fetch is not None
         assert 0 <= fetch.at < fetch.stop <= size
         assert all(have.run_from(at) == at for at in range(fetch.at, fetch.stop, MIB))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 63), st.integers(1, 16)), max_size=8),
+    st.integers(2, 4),
+)
+def test_parallel_fetches_bring_every_missing_byte_once(present: list[tuple[int, int]], streams: int) -> None:
+    size = 64 * MIB
+    have = Intervals((start * MIB, min(64, start + length) * MIB) for start, length in present)
+    missing_bytes, brought_bytes = size - have.total_bytes, 0
+    running: list[Fetch] = []
+    while (fetch := next_fetch(have, running, [], size, streams)) is not None or running:
+        if fetch is not None:
+            assert fetch.stop - fetch.at <= STREAM_BYTES
+            assert have.run_from(fetch.at) == fetch.at
+            running.append(fetch)
+            assert len(running) <= streams
+        else:
+            done = running.pop()
+            brought_bytes += done.stop - done.at
+            have.add(done.at, done.stop)
+    assert have.covers(0, size)
+    assert brought_bytes == missing_bytes
 
 
 def test_demand_comes_before_the_fill() -> None:
