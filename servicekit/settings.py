@@ -3,7 +3,8 @@
 A flag wins over ``LAPSTRAKE_<SECTION>_<KEY>``, the variable over the file, the file over the default. All
 problems are found before any is reported; unknown keys are problems. A settings class is a frozen
 dataclass whose every field was made with `setting`; a nested dataclass is a sub-table (``[facade.local]``,
-``LAPSTRAKE_FACADE_LOCAL_<KEY>``).
+``LAPSTRAKE_FACADE_LOCAL_<KEY>``). Unknown variables are none of ours to refuse: Kubernetes sets
+``<SERVICE>_PORT`` and others for each of its services, ``LAPSTRAKE_FACADE_PORT`` among them.
 """
 
 import dataclasses
@@ -18,8 +19,11 @@ from servicekit.secrets import Secret
 from servicekit.units import parse_duration, parse_rate, parse_size
 
 S = TypeVar("S")
+N = TypeVar("N", int, float)
 Parser = Callable[[Any], Any]
 _PREFIX = "LAPSTRAKE"
+SECTIONS = ("builder", "content", "facade")
+"""The tables of a settings file; one file may serve all processes of a node, each reads its own."""
 
 
 class SettingsInvalid(Exception):
@@ -41,6 +45,16 @@ def _from_text(parse: Callable[[str], Any]) -> Parser:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError(f"{value!r} is of the wrong kind")  # noqa: TRY004 (reported with the others)
         return parse(str(value))
+
+    return parsed
+
+
+def _number(cls: type[N]) -> Callable[[str], N]:
+    def parsed(text: str) -> N:
+        try:
+            return cls(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not one") from None
 
     return parsed
 
@@ -82,8 +96,8 @@ def _string_map(value: Any) -> Mapping[str, str]:
 
 
 STRING = _Kind("a string", _from_text(str))
-INTEGER = _Kind("a whole number", _from_text(int))
-FLOAT = _Kind("a number", _from_text(float))
+INTEGER = _Kind("a whole number", _from_text(_number(int)))
+FLOAT = _Kind("a number", _from_text(_number(float)))
 BOOLEAN = _Kind("true or false", _bool)
 SIZE = _Kind("a size such as 512MiB", _from_text(parse_size))
 RATE = _Kind("a rate such as 20MiB/s", _from_text(parse_rate))
@@ -187,6 +201,11 @@ def _read_file(file: Path | None, section: str, problems: list[str]) -> Mapping[
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
         return {}
+    known = {*SECTIONS, section}
+    problems += [
+        f"{file}: {key}: unknown section; known are {', '.join(sorted(known))}"
+        for key in document.keys() - known
+    ]
     table = document.get(section, {})
     if not isinstance(table, Mapping):
         problems.append(f"{section}: must be a table")

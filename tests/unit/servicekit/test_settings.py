@@ -55,6 +55,13 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         assert part in problems
 
 
+def test_a_section_that_nobody_reads_is_a_problem_and_a_neighbours_is_not(tmp_path: Path) -> None:
+    with pytest.raises(
+        s.SettingsInvalid, match=r"facades: unknown section; known are builder, content, facade$"
+    ):
+        _load("[facades]\n[content]\nstore = 3\n", tmp_path)
+
+
 def test_a_problem_with_a_secret_does_not_show_it(tmp_path: Path) -> None:
     with pytest.raises(s.SettingsInvalid) as caught:
         _load('[facade]\npassword = ["hunter2"]\n', tmp_path)
