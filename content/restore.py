@@ -10,12 +10,12 @@
 import asyncio
 import os
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from content import transfer, workers
+from content.archive import crc32
 from content.archive.extract import Limits, TreeWriter, safe_path
 from content.archive.id_map import IdMap
 from content.archive.index import Entry, IndexReader
@@ -147,7 +147,7 @@ def _write_window(data: bytes, window: Window, tree: TreeWriter, where: str) -> 
     view = memoryview(data)
     spans = list(_members(view, window))
     for number, span in enumerate(spans):
-        if zlib.crc32(span) != window.crc32[number]:
+        if crc32.of(span) != window.crc32[number]:
             raise ArchiveCorrupt(_name(span, where), where)
     for span in spans:
         reader = TarReader(BufferSource(span), where)

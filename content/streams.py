@@ -2,12 +2,12 @@
 
 import asyncio
 import concurrent.futures
-import zlib
 from collections import deque
 from collections.abc import Callable
 from typing import Self, TypeVar
 
 from content import transfer
+from content.archive import crc32
 from content.objects.base import ObjectSource, Span
 from servicekit.throttle import Bucket, Throttle
 
@@ -66,7 +66,7 @@ class SpanStream:
             self._refill()
         if len(self._current) >= size_bytes:
             taken, self._current = self._current[:size_bytes], self._current[size_bytes:]
-            self.crc32 = zlib.crc32(taken, self.crc32)
+            self.crc32 = crc32.of(taken, self.crc32)
             return taken
         pieces = bytearray()
         while len(pieces) < size_bytes and self._current:
@@ -75,7 +75,7 @@ class SpanStream:
             self._current = self._current[len(step) :]
             if not self._current:
                 self._refill()
-        self.crc32 = zlib.crc32(pieces, self.crc32)
+        self.crc32 = crc32.of(pieces, self.crc32)
         return bytes(pieces)
 
     def _refill(self) -> None:

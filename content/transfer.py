@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import IO
@@ -72,7 +71,7 @@ async def put_file(store: MultipartStore, key: str, file: IO[bytes]) -> StoredFi
         size, whole, data = 0, 0, first
         while data:
             digest.update(data)
-            value = zlib.crc32(data)
+            value = crc.of(data)
             ref = PartRef(len(parts) + 1, size, len(data), value)
             parts.append(await store.put_part(upload, ref, data))
             size, whole = size + len(data), crc.combine(whole, value, len(data))

@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import contextlib
-import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -101,7 +100,7 @@ class PartUploader:
         try:
             whole = len(part.data) == part.size_bytes
             data = part.data if whole else bytes(memoryview(part.data)[: part.size_bytes])
-            value = await asyncio.to_thread(zlib.crc32, data)
+            value = await asyncio.to_thread(crc32.of, data)
             ref = PartRef(part.number, part.offset, part.size_bytes, value)
             self.add(await self._store.put_part(self._upload, ref, data))
             self.sent_bytes += part.size_bytes

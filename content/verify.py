@@ -1,11 +1,11 @@
 """Proves a snapshot by reading it again: the index, its sums, and every member or a sample of them."""
 
 import random
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from content import transfer, workers
+from content.archive import crc32
 from content.errors import IntegrityError, NotFound, ObjectCorrupt
 from content.objects.base import ObjectSource
 from content.restore import select
@@ -73,5 +73,5 @@ async def _check(store: ObjectSource, key: str, window: Window) -> None:
     data = await transfer.get_span(store, key, window.span)
     for offset, length, expected in zip(window.offsets, window.lengths, window.crc32, strict=True):
         at = offset - window.span.start
-        if zlib.crc32(memoryview(data)[at : at + length]) != expected:
+        if crc32.of(memoryview(data)[at : at + length]) != expected:
             raise ObjectCorrupt(key, f"the member at byte {offset} is damaged")

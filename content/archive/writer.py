@@ -7,7 +7,6 @@ is stored as last read and reported. Nothing is opened but regular files.
 
 import os
 import stat
-import zlib
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _text
 
@@ -112,8 +111,8 @@ class ArchiveWriter:
     def _put_bytes(self, found: Found, whole: bytes, link: str = "") -> None:
         """Writes a member that is in memory; reading it twice is cheaper than folding two checksums."""
         self._sink.write(whole)
-        segment_crc32 = zlib.crc32(whole, self._segment_crc32)
-        self._put(found, zlib.crc32(whole), len(whole), link)
+        segment_crc32 = crc32.of(whole, self._segment_crc32)
+        self._put(found, crc32.of(whole), len(whole), link)
         self._segment_crc32 = segment_crc32
 
     def _put(self, found: Found, crc: int, length: int, link: str) -> None:
@@ -257,12 +256,12 @@ class ArchiveWriter:
                 + sparse_map
             )
         self._sink.write(head)
-        crc = zlib.crc32(head)
+        crc = crc32.of(head)
         for offset, length in extents:
             crc = self._copy(descriptor, offset, length, crc)
         tail = bytes(padding(size))
         self._sink.write(tail)
-        return zlib.crc32(tail, crc)
+        return crc32.of(tail, crc)
 
     def _copy(self, descriptor: int, offset: int, length: int, crc: int) -> int:
         """Reads straight into parts; what the file lost meanwhile is zeros, and found out by the caller."""
@@ -272,7 +271,7 @@ class ArchiveWriter:
                 if count == 0:
                     count = len(target)
                     target[:] = bytes(count)
-                crc = zlib.crc32(target[:count], crc)
+                crc = crc32.of(target[:count], crc)
             self._sink.advance(count)
             offset += count
             length -= count

@@ -14,11 +14,11 @@ import json
 import os
 import secrets
 import shutil
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from content.archive import crc32
 from content.errors import (
     LocalDiskError,
     ObjectCorrupt,
@@ -183,7 +183,7 @@ class DirectoryObjectStore:
 
     def _put_part(self, upload: Upload, ref: PartRef, data: bytes | bytearray) -> UploadedPart:
         directory = self._directory(upload)
-        if len(data) != ref.size_bytes or zlib.crc32(data) != ref.crc32:
+        if len(data) != ref.size_bytes or crc32.of(data) != ref.crc32:
             raise StoreRefused(self.name, f"part {ref.number} of {upload.key}", "its checksum does not match")
         descriptor = os.open(directory / "data", os.O_WRONLY | os.O_CLOEXEC)
         try:
