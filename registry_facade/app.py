@@ -17,6 +17,7 @@ from aiohttp import web
 from ocikit.distribution.client import RegistryClient, RegistryHost
 from ocikit.distribution.credentials import CredentialProvider, DockerConfigCredentials, default_docker_config
 from ocikit.distribution.transport import Deadlines, Transport
+from ocikit.distribution.wall import WalledTransport
 from registry_facade.access import AccessLog, access_middleware
 from registry_facade.cache.catalog import Catalog
 from registry_facade.cache.claims import Claims
@@ -38,7 +39,6 @@ from registry_facade.settings import FacadeSettings
 from registry_facade.sources.fellows import answering_fellows
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
-from registry_facade.sources.wall import WalledTransport
 from registry_facade.workers import Workers, held_port
 from servicekit.backoff import Backoff
 from servicekit.lifecycle import Listener, ListenFailed, serve_until_signal

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ocikit.distribution.wall import is_private
 from ocikit.errors import InvalidRange
 from ocikit.ranges import ByteRange, ContentRange
 from registry_facade.env_edits import EnvEdit, apply_env, edits_asked_by
 from registry_facade.image_spec import parse_image_ref
-from registry_facade.sources.wall import is_private
 from registry_facade.streaming import plan
 
 EDITS = {

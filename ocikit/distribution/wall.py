@@ -1,8 +1,8 @@
-"""The wall around what the facade asks: nothing on a private network that was not configured.
+"""A wall around what others make us ask: nothing on a private network that was not configured.
 
-Upstreams are an allow-list. What they send us on to, by a redirect or as the realm of a token, must lie on
-the public Internet; names are judged by the addresses they resolve to, at the moment of connecting, so that
-a name cannot change its mind in between. Addresses of the configured upstreams themselves are free.
+Where a redirect, the realm of a token or a client's URL leads must lie on the public Internet; names are
+judged by the addresses they resolve to, at the moment of connecting, so that a name cannot change its mind in
+between. Configured hosts are free.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class WalledResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
         if host not in self._free and any(is_private(item["host"]) for item in found):
-            raise OSError(f"{host} leads to a private address and is no configured upstream")
+            raise OSError(f"{host} leads to a private address and is not configured")
         return found
 
     async def close(self) -> None:
@@ -66,6 +66,6 @@ class WalledTransport(Transport):
         """As `Transport.send`. Raises Denied for an address behind the wall."""
         host = urlsplit(url).hostname or ""
         if host not in self._free and is_private(host):
-            raise Denied(host, "", "it is a private address and no configured upstream")
+            raise Denied(host, "", "it is a private address and not configured")
         async with super().send(method, url, headers=headers, data=data) as response:
             yield response
