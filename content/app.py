@@ -11,6 +11,7 @@ from aiohttp import web
 from content.access import Tokens, read_tokens, token_middleware
 from content.disk_guard import DiskGuard
 from content.handlers import ContentHandlers, Node
+from content.initializers.policy import Policy
 from content.io_limits.controller import Law, PressureController
 from content.io_limits.groups import GroupSettings, JobGroups
 from content.io_limits.limiter import IoLimits
@@ -74,7 +75,14 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
             controller = PressureController(settings.pressure.files, buckets, law, io_metrics)
             _following = background.start(controller.run(), name="pressure")
         node = Node(
-            store, settings.workspaces_root, jobs, processes, buckets, _rates(settings.job), readiness
+            store,
+            settings.workspaces_root,
+            jobs,
+            processes,
+            buckets,
+            _rates(settings.job),
+            readiness,
+            Policy(settings.source_protocols, settings.source_hosts),
         )
         app = web.Application(
             middlewares=[

@@ -5,8 +5,9 @@
     ContentError
      * NotFound          ObjectNotFound  SnapshotNotFound  WorkspaceEmpty  PathNotInSnapshot  JobNotFound
      * InvalidInput      InvalidStore  InvalidWorkspace  FormatUnsupported  MalformedArchive
-                         UnsafeArchiveEntry  TreeUnfinished  TargetNotEmpty  PathOutsideRoot
-     * IntegrityError    ObjectCorrupt  ArchiveCorrupt
+                         UnsafeArchiveEntry  TreeUnfinished  TargetNotEmpty  PathOutsideRoot  SourceRefused
+     * IntegrityError    ObjectCorrupt  ArchiveCorrupt  DownloadCorrupt
+     * SourceFailed      (retryable)
      * AccessError       StoreDenied
      * ObjectStoreError  StoreUnavailable (retryable)  StoreRefused
      * ConflictError     Fenced  PointerMoved  WorkspaceBusy
@@ -16,6 +17,8 @@ Class names are shared with `ocikit.errors` where the meaning is; exit statuses 
 """
 
 from typing import Self
+
+from servicekit.redact import redact_url
 
 
 class ContentError(Exception):
@@ -107,6 +110,22 @@ class PathOutsideRoot(InvalidInput):
         super().__init__(f"{path!r} is not a directory below the workspaces root")
 
 
+class SourceRefused(InvalidInput):
+    """A URL that must not be asked, or what it led to."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{redact_url(url)} is not asked: {reason}")
+
+
+class SourceFailed(ContentError):
+    """A repository or file could not be fetched."""
+
+    retryable = True
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"{redact_url(url)} cannot be fetched: {reason}")
+
+
 class IntegrityError(ContentError):
     """Bytes that are not what was stored. Reading them again from the same place will not help."""
 
@@ -119,6 +138,11 @@ class ObjectCorrupt(IntegrityError):
 class ArchiveCorrupt(IntegrityError):
     def __init__(self, path: str, where: str) -> None:
         super().__init__(f"{path!r} in {where} is corrupt: its checksum does not match")
+
+
+class DownloadCorrupt(IntegrityError):
+    def __init__(self, url: str, digest: str) -> None:
+        super().__init__(f"what {redact_url(url)} gives is not {digest}")
 
 
 class AccessError(ContentError):

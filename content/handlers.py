@@ -16,6 +16,9 @@ from content.catalog import Catalog
 from content.confinement import confined
 from content.disk_guard import TOPIC
 from content.errors import JobNotFound
+from content.fields import InvalidRequest
+from content.initializers.policy import Policy
+from content.initializers.specs import parse_initializer, snapshots_of
 from content.jobs import Job, JobRunner, Pool
 from content.keys import Workspace
 from content.objects.base import MultipartStore
@@ -24,8 +27,8 @@ from content.processes.parent import JobProcesses
 from content.rates import WAYS, Buckets, Rates
 from content.requests import (
     RATE_FIELDS,
-    InvalidRequest,
     parse_backup,
+    parse_initialization,
     parse_rates,
     parse_restore,
     read_fields,
@@ -49,6 +52,7 @@ class Node:
     buckets: Buckets
     job_rates: Rates
     readiness: Readiness
+    sources: Policy
     clock: Clock = SystemClock()
 
 
@@ -64,6 +68,7 @@ class ContentHandlers:
             web.get("/openapi.json", self.describe),
             web.post(f"{workspace}/backups", self.start_backup),
             web.post(f"{workspace}/restores", self.start_restore),
+            web.post(f"{workspace}/initializations", self.start_initialization),
             web.get(f"{workspace}/snapshots", self.list_snapshots),
             web.delete(f"{workspace}/snapshots/{{snapshot_id}}", self.delete_snapshot),
             web.get(f"{workspace}/safety", self.safety),
@@ -108,6 +113,17 @@ class ContentHandlers:
         asked = parse_restore(await read_fields(request))
         place = await self._place(request, workspace, asked.path)
         task = {**dataclasses.asdict(asked), **place, "what": "restore"}
+        return self._started(request, "restore", workspace, task)
+
+    async def start_initialization(self, request: web.Request) -> web.Response:
+        workspace, node = self._workspace(request), self._node
+        asked = parse_initialization(await read_fields(request))
+        initializer = parse_initializer(asked.initializer, workspace, protocols=node.sources.protocols)
+        for other in snapshots_of(initializer):
+            require_owner(request, other.owner)
+        place = await self._place(request, workspace, asked.path)
+        sources = {"protocols": list(node.sources.protocols), "hosts": list(node.sources.hosts)}
+        task = {**dataclasses.asdict(asked), **place, "sources": sources, "what": "initialize"}
         return self._started(request, "restore", workspace, task)
 
     def _started(self, request: web.Request, pool: Pool, workspace: Workspace, task: Task) -> web.Response:

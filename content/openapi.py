@@ -7,6 +7,8 @@ from content.requests import RATE_FIELDS
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"}
 _NUMBER = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**63 - 1}
 _RATE = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**63 - 1}
+_ID = {"type": ["integer", "null"], "minimum": 0, "maximum": 2**32 - 1}
+_SNAPSHOT_ID = {"type": "string", "pattern": "^\\d{8}T\\d{6}\\.\\d{3}Z-[0-9a-f]{8}$"}
 _TEXT = {"type": "string", "minLength": 1, "pattern": "^[^\\u0000]+$"}
 _PATTERNS = {"type": "array", "maxItems": 1000, "items": {"type": "string", "pattern": "^[^\\u0000]*$"}}
 
@@ -86,6 +88,18 @@ def _paths() -> dict[str, Any]:
                 "Start a restore.", started, 400, 404, 409, body="RestoreRequest", parameters=(_IDEMPOTENCY,)
             ),
         },
+        f"{workspace}/initializations": {
+            "parameters": _WORKSPACE,
+            "post": _operation(
+                "Start a workspace.",
+                started,
+                400,
+                404,
+                409,
+                body="InitializationRequest",
+                parameters=(_IDEMPOTENCY,),
+            ),
+        },
         f"{workspace}/snapshots": {
             "parameters": _WORKSPACE,
             "get": _operation(
@@ -147,6 +161,43 @@ def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) ->
     }
 
 
+def _kind(name: str, required: dict[str, Any] | None = None, optional: dict[str, Any] | None = None) -> Any:
+    return _object({"kind": {"const": name}} | (required or {}), optional)
+
+
+def _initializers() -> dict[str, Any]:
+    snapshot = {"snapshot_id": _SNAPSHOT_ID}
+    other = {"workspace": {"type": "string", "description": "OWNER/ID; the workspace itself if left out."}}
+    url = {"type": "string", "format": "uri", "pattern": "^[a-z]+://"}
+    git = {
+        "branch": {"type": "string", "minLength": 1},
+        "commit": {"type": "string", "pattern": "^([0-9a-f]{40}|[0-9a-f]{64})$"},
+        "depth": {"type": ["integer", "null"], "minimum": 1},
+        "submodules": {"type": "boolean"},
+        "target": _TEXT,
+    }
+    file = _object(
+        {"url": url, "path": _TEXT, "digest": {"type": "string", "pattern": "^sha(256|512):[0-9a-f]+$"}},
+        {"mode": {"type": "integer", "minimum": 0, "maximum": 0o777}},
+    )
+    steps = {"type": "array", "minItems": 1, "maxItems": 20, "items": _ref("Initializer")}
+    kinds = [
+        _kind("empty"),
+        _kind("backup"),
+        _kind("snapshot", snapshot, other),
+        _kind("git", {"url": url}, git),
+        _kind("download", {"files": {"type": "array", "minItems": 1, "maxItems": 1000, "items": file}}),
+        _kind("prebuild", {"snapshot": _object(snapshot, other), "git": _object({"url": url}, git)}),
+        _kind("composite", {"initializers": steps}),
+    ]
+    return {
+        "Initializer": {
+            "description": "Used only when the workspace has no backup; a backup always wins.",
+            "oneOf": kinds,
+        }
+    }
+
+
 def _schemas() -> dict[str, Any]:
     number, text, anything = {"type": "number"}, {"type": "string"}, {"type": ["object", "null"]}
     maybe = {"type": ["number", "null"]}
@@ -169,11 +220,15 @@ def _schemas() -> dict[str, Any]:
             {},
             {
                 "path": _TEXT,
-                "snapshot_id": {"type": "string", "pattern": "^\\d{8}T\\d{6}\\.\\d{3}Z-[0-9a-f]{8}$"},
+                "snapshot_id": _SNAPSHOT_ID,
                 "only": _PATTERNS,
                 "replace": {"type": "boolean"},
             },
         ),
+        "InitializationRequest": _object(
+            {"initializer": _ref("Initializer")}, {"path": _TEXT, "uid": _ID, "gid": _ID}
+        ),
+        **_initializers(),
         "Job": _object(
             dict.fromkeys(("id", "kind", "workspace", "phase"), text)
             | {"state": {"enum": ["queued", "running", "done", "failed", "cancelled"]}}

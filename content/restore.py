@@ -80,20 +80,44 @@ async def restore(
     progress.phase, progress.total_bytes = "receiving", selection.tar_bytes
     progress.total_entries = selection.entries
     async with Staging(request.target, replace=request.replace, sync=request.sync) as staging:
-        limits = Limits.of_free_space(staging.descriptor, devices=os.geteuid() == 0)
-        if selection.content_bytes > limits.bytes:
-            reason = f"needs {selection.content_bytes} bytes, {limits.bytes} are free"
-            raise LocalDiskError(str(request.target), reason)
-        tree = TreeWriter(staging.descriptor, limits, where=str(request.target), ids=request.ids)
-        try:
-            for entry in selection.above:
-                tree.add(_directory(entry, request.ids), ())
-            await _extract(store, snapshot, selection, tree, progress, (pace or DiskPace()).write)
-            await asyncio.to_thread(tree.finish)
-        finally:
-            tree.close()
+        place = Place(staging.descriptor, str(request.target), request.ids)
+        tree = await fill(place, store, snapshot, selection, progress=progress, pace=pace)
         await staging.commit()
     return RestoreResult(snapshot, tree.entries, progress.bytes, tree.left_out, clock.monotonic() - started_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to restore: an open directory, and its name for messages."""
+
+    descriptor: int
+    name: str
+    ids: IdMap | None = None
+
+
+async def fill(
+    place: Place,
+    store: ObjectStore,
+    snapshot: Snapshot,
+    selection: Selection,
+    *,
+    progress: Progress,
+    pace: DiskPace | None = None,
+) -> TreeWriter:
+    """Restores ``selection`` into an unfinished directory. Raises as `restore`."""
+    limits = Limits.of_free_space(place.descriptor, devices=os.geteuid() == 0)
+    if selection.content_bytes > limits.bytes:
+        reason = f"needs {selection.content_bytes} bytes, {limits.bytes} are free"
+        raise LocalDiskError(place.name, reason)
+    tree = TreeWriter(place.descriptor, limits, where=place.name, ids=place.ids)
+    try:
+        for entry in selection.above:
+            tree.add(_directory(entry, place.ids), ())
+        await _extract(store, snapshot, selection, tree, progress, (pace or DiskPace()).write)
+        await asyncio.to_thread(tree.finish)
+    finally:
+        tree.close()
+    return tree
 
 
 def _directory(entry: Entry, ids: IdMap | None) -> Member:

@@ -83,6 +83,12 @@ class ContentSettings:
     write_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second written to trees by this node.")
     job: JobSettings = field(default_factory=JobSettings)
     pressure: PressureSettings = field(default_factory=PressureSettings)
+    source_protocols: tuple[str, ...] = setting(
+        STRINGS, ("https",), "Protocols that initializers may use: https, http, and for git also ssh and git."
+    )
+    source_hosts: tuple[str, ...] = setting(
+        STRINGS, (), "Hosts on private networks that initializers may fetch from; all others must be public."
+    )
     min_free_bytes: int = setting(
         SIZE, 1 << 30, "Below this much free space the node is not ready and periodic work stops."
     )

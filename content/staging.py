@@ -40,6 +40,11 @@ class Staging:
         self._path = target.parent / f"{_PREFIX}{target.name}-{secrets.token_hex(4)}"
         self.descriptor = -1
 
+    @property
+    def path(self) -> Path:
+        """Where the tree is until it is whole."""
+        return self._path
+
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._create)
         return self

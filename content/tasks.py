@@ -78,7 +78,14 @@ def restore_document(result: RestoreResult) -> dict[str, Any]:
     }
 
 
+async def _initialize(task: Task, target: Path, tools: Tools) -> Mapping[str, Any]:
+    from content.initializers import run  # noqa: PLC0415 (an HTTP client, which no other task needs)
+
+    return await run.initialize(task, target, tools.store, tools.progress, tools.pace)
+
+
 _WORK: Mapping[str, Callable[[Task, Path, Tools], Awaitable[Mapping[str, Any]]]] = {
     "backup": _back_up,
     "restore": _restore,
+    "initialize": _initialize,
 }

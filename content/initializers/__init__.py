@@ -1,0 +1,1 @@
+"""What a workspace starts with, when it has no backup."""
