@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import pathspec
 
-from builder.contents import Contents, ContentsEntry
+from builder.contents import Contents, ContentsEntry, deletions, is_deleted
 from builder.layer_tar import WHITEOUT
 from builder.merge_files import LAST_WINS, MERGERS
-
-_OPAQUE = f"{WHITEOUT}{WHITEOUT}.opq"
 
 
 class ConflictKind(enum.StrEnum):
@@ -41,11 +39,11 @@ def find_conflicts(chunks: Sequence[tuple[str, Contents]], allowed: Sequence[str
     found: list[Conflict] = []
     owners: dict[str, tuple[str, ContentsEntry]] = {}
     for name, contents in chunks:
-        deleted = _deletions(contents)
+        deleted = deletions(contents)
         found += [
             Conflict(f"/{path}", ConflictKind.DELETES, name, owner)
             for path, (owner, _) in (owners if deleted else {}).items()
-            if _is_below_any(path, deleted, contents)
+            if path not in contents.entries and is_deleted(path, deleted)
         ]
         for path, entry in contents.entries.items():
             if path.rpartition("/")[2].startswith(WHITEOUT):
@@ -62,28 +60,6 @@ def _disagree(earlier: ContentsEntry, later: ContentsEntry) -> bool:
     if earlier.kind == later.kind == "dir":
         return False
     return earlier != later
-
-
-def _deletions(contents: Contents) -> Mapping[str, bool]:
-    """What the chunk removes: path -> whether only what is below it goes (an opaque directory)."""
-    found: dict[str, bool] = {}
-    for path in contents.entries:
-        parent, _, name = path.rpartition("/")
-        if name == _OPAQUE:
-            found[parent] = True
-        elif name.startswith(WHITEOUT):
-            found[f"{parent}/{name.removeprefix(WHITEOUT)}".lstrip("/")] = False
-    return found
-
-
-def _is_below_any(path: str, deleted: Mapping[str, bool], contents: Contents) -> bool:
-    """Whether ``path``, or a directory it is in, is deleted, and not written again by the same chunk."""
-    if path in contents.entries:
-        return False
-    if deleted.get(path) is False:
-        return True
-    parts = path.split("/")
-    return any("/".join(parts[:depth]) in deleted for depth in range(len(parts)))
 
 
 def merged_files(base: Contents, chunks: Sequence[tuple[str, Contents]]) -> Mapping[str, bytes]:

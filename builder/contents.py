@@ -18,13 +18,13 @@ import zstandard
 
 from builder.compression import decompressed
 from builder.errors import InvalidLayer
-from builder.layer_tar import NormalTar, clean_path
+from builder.layer_tar import OPAQUE, WHITEOUT, NormalTar, clean_path
 from builder.merge_files import MERGERS
 from builder.pieces import PieceReader
 from ocikit.digest import Digest
 from servicekit.atomic import atomic_write
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _READ_BYTES = 1 << 20
 _MAX_MERGED_BYTES = 32 << 20
 _KINDS = {tarfile.DIRTYPE: "dir", tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "hard"}
@@ -147,10 +147,36 @@ class ContentsCache:
 
 
 def stacked(layers: Sequence[Contents]) -> Contents:
-    """Several layers of one chunk as if they were one; what an upper layer hides is not shown."""
+    """Several layers as if they were one; what an upper layer hides is not shown, the whiteouts are."""
+    if len(layers) == 1:
+        return layers[0]
     entries: dict[str, ContentsEntry] = {}
     merged: dict[str, bytes] = {}
     for layer in layers:
+        if deleted := deletions(layer):
+            for path in [path for path in entries if is_deleted(path, deleted)]:
+                del entries[path]
+                merged.pop(path, None)
         entries |= layer.entries
         merged |= layer.merged
     return Contents(entries, merged)
+
+
+def deletions(layer: Contents) -> Mapping[str, bool]:
+    """What a layer removes: path -> whether only what is below it goes (an opaque directory)."""
+    found: dict[str, bool] = {}
+    for path in layer.entries:
+        parent, _, name = path.rpartition("/")
+        if name == OPAQUE:
+            found.setdefault(parent, True)
+        elif name.startswith(WHITEOUT):
+            found[f"{parent}/{name.removeprefix(WHITEOUT)}".lstrip("/")] = False
+    return found
+
+
+def is_deleted(path: str, deleted: Mapping[str, bool]) -> bool:
+    """Whether ``path``, or a directory it is in, is among ``deleted``."""
+    if deleted.get(path) is False:
+        return True
+    parts = path.split("/")
+    return any("/".join(parts[:depth]) in deleted for depth in range(len(parts)))

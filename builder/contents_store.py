@@ -1,9 +1,11 @@
 """Tables of contents of layers: cached here, kept beside the image, or made from the layer itself."""
 
+import contextlib
 from tempfile import TemporaryFile
 
 from builder.compression import decompressed
 from builder.contents import Contents, ContentsCache, read_contents, stacked
+from builder.errors import InvalidLayer
 from builder.names import contents_tag
 from ocikit import media_types
 from ocikit.blobs import read_blob
@@ -48,8 +50,9 @@ class ContentsStore:
     async def _load(self, layer: Layer, tag: str) -> Contents:
         found = await in_thread(self.cache.find, layer.diff_id)
         if found is None and (data := await self._fetch(layer.diff_id, tag)) is not None:
-            await in_thread(self.cache.put, layer.diff_id, data)
-            found = await in_thread(Contents.parse, data, layer.diff_id.short)
+            with contextlib.suppress(InvalidLayer):  # another version of this program wrote it
+                found = await in_thread(Contents.parse, data, layer.diff_id.short)
+                await in_thread(self.cache.put, layer.diff_id, data)
         if found is None:
             found = await self._make(layer)
             await in_thread(self.cache.put, layer.diff_id, found.dump())

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from builder.layer_tar import WHITEOUT, TarEntry, read_entries, tar_stream
-
-_OPAQUE = f"{WHITEOUT}{WHITEOUT}.opq"
+from builder.layer_tar import OPAQUE, WHITEOUT, TarEntry, read_entries, tar_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ def flattened_tar(layers: Sequence[BinaryIO]) -> Iterator[bytes]:
 
 def _hide(tree: dict[str, _Placed], entry: TarEntry) -> None:
     parent, _, name = entry.path.rpartition("/")
-    if name == _OPAQUE:
+    if name == OPAQUE:
         _drop_below(tree, parent)
     elif name.startswith(WHITEOUT):
         hidden = f"{parent}/{name.removeprefix(WHITEOUT)}".lstrip("/")

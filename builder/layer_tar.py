@@ -14,6 +14,7 @@ from typing import BinaryIO
 from builder.errors import InvalidLayer
 
 WHITEOUT = ".wh."
+OPAQUE = f"{WHITEOUT}{WHITEOUT}.opq"
 _BLOCK = 512
 _PIECE_BYTES = 1 << 20
 _XATTR = "SCHILY.xattr."

@@ -18,7 +18,7 @@ from typing import IO, Self, cast
 
 from builder.compression import decompressed
 from builder.errors import InvalidLayer
-from builder.layer_tar import WHITEOUT, clean_path
+from builder.layer_tar import OPAQUE, WHITEOUT, clean_path
 from builder.pieces import PieceReader
 from ocikit import media_types
 from ocikit.compose import Layer
@@ -28,7 +28,6 @@ from ocikit.repository import Repository
 from servicekit.single_flight import SingleFlight
 from servicekit.threads import in_thread
 
-_OPAQUE = f"{WHITEOUT}{WHITEOUT}.opq"
 _XATTR = "SCHILY.xattr."
 _COPY_BYTES = 1 << 20
 _NAME_LENGTH = 24
@@ -160,7 +159,7 @@ class _Tree:
 
     def _whiteout(self, parent: int, name: str) -> None:
         hidden = name.removeprefix(WHITEOUT)
-        if name == _OPAQUE:
+        if name == OPAQUE:
             if self._overlay:
                 os.setxattr(parent, "trusted.overlay.opaque", b"y")
             else:
