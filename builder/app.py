@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,18 @@ from builder.contents_store import ContentsStore
 from builder.dazzle_hash import with_dazzle_hashes
 from builder.engine import BuildEngine, BuildRequest, BuiltImage, LogLine
 from builder.engines import buildah, buildkit
+from builder.errors import ProjectInvalid
 from builder.fingerprint import Inputs, project_inputs
 from builder.images import ImageMaker
 from builder.names import base_tag
+from builder.platforms import host_platform
 from builder.project import Project
 from builder.project_files import load_project
 from builder.sandbox import Sandbox
 from builder.settings import BuilderSettings
 from builder.state import StateDirectory
 from builder.unpack import UnpackedLayers
+from ocikit.descriptor import Platform
 from ocikit.opening import repositories
 from ocikit.reference import RepositoryName
 from ocikit.repository import Image, Repository
@@ -34,7 +37,7 @@ NATIVE, DAZZLE = "native", "dazzle"
 
 @dataclass(frozen=True, slots=True)
 class Workbench:
-    """A loaded project and the repository it goes to; hands out the workers over them."""
+    """A loaded project, for one platform, and the repository it goes to; hands out the workers over them."""
 
     project: Project
     inputs: Mapping[str, Inputs]
@@ -43,6 +46,10 @@ class Workbench:
     settings: BuilderSettings
     reporter: Reporter
     hash_compat: str = NATIVE
+
+    @property
+    def platform(self) -> Platform:
+        return self.store.platform
 
     async def on_base(self, base: Image | None = None) -> "Workbench":
         """With the chunks' hashes as they are on ``base``, or on the base that the repository has.
@@ -75,8 +82,8 @@ class Workbench:
             timeout_s=self.settings.test_timeout,
         )
 
-    def image_maker(self, runner: TestRunner | None) -> ImageMaker:
-        """``runner`` None leaves the tests out."""
+    def image_maker(self, runner: TestRunner | None, *, everywhere: bool = False) -> ImageMaker:
+        """``runner`` None leaves the tests out; ``everywhere`` repeats them on each image."""
         contents = ContentsStore(self.store.target, ContentsCache(self.state.contents))
         return ImageMaker(
             self.project,
@@ -86,31 +93,50 @@ class Workbench:
             contents,
             self.reporter.say,
             jobs=self.settings.jobs,
+            everywhere=everywhere,
         )
 
 
 @contextlib.asynccontextmanager
-async def workbench(
+async def workbenches(
     root: Path,
     to: RepositoryName,
     settings: BuilderSettings,
     reporter: Reporter,
     *,
+    platforms: Sequence[Platform] = (),
     reuse_from: RepositoryName | None = None,
     hash_compat: str = NATIVE,
-) -> AsyncIterator[Workbench]:
-    """For as long as the block lasts. Raises ProjectInvalid and WorkspaceError."""
+) -> AsyncIterator[Sequence[Workbench]]:
+    """One for each platform, for as long as the block lasts. Raises ProjectInvalid and WorkspaceError.
+
+    Without ``platforms`` those of the project count, and without any there the host's.
+    """
     project = await asyncio.to_thread(load_project, root)
     for warning in project.warnings:
         reporter.say(f"warning: {warning}")
-    inputs = await asyncio.to_thread(project_inputs, project)
+    chosen = chosen_platforms(project, platforms)
+    if hash_compat == DAZZLE and len(chosen) > 1:
+        raise ProjectInvalid(["dazzle's hashes know no platform: build one platform at a time with them"])
+    inputs = [await asyncio.to_thread(project_inputs, project, platform) for platform in chosen]
     state = StateDirectory(settings.state_dir)
     await asyncio.to_thread(state.prepare)
     async with repositories() as opener:
         elsewhere: Repository | None = opener.open(reuse_from) if reuse_from is not None else None
-        store = ChunkStore(opener.open(to, create=True), elsewhere)
-        bench = Workbench(project, inputs, store, state, settings, reporter, hash_compat)
-        yield await bench.on_base()
+        target = opener.open(to, create=True)
+        benches = [
+            Workbench(
+                project, own, ChunkStore(target, platform, elsewhere), state, settings, reporter, hash_compat
+            )
+            for platform, own in zip(chosen, inputs, strict=True)
+        ]
+        yield [await bench.on_base() for bench in benches]
+
+
+def chosen_platforms(project: Project, asked: Sequence[Platform] = ()) -> Sequence[Platform]:
+    """In their order, each once: those that were asked for, else the project's, else the host's."""
+    found = asked or project.options.platforms or (host_platform(),)
+    return [platform for _, platform in sorted({str(one): one for one in found}.items())]
 
 
 class LazyEngine:

@@ -60,7 +60,7 @@ def results_document(results: Sequence[TestResult]) -> bytes:
         {
             "chunk": result.case.chunk,
             "description": result.case.test.description,
-            "outcome": "skipped" if result.case.test.skip else "failed" if result.failure else "passed",
+            "outcome": "skipped" if result.not_run else "failed" if result.failure else "passed",
         }
         for result in results
     ]

@@ -26,6 +26,7 @@ from builder.chunk_store import ChunkStore, Found, stage_as_layout
 from builder.contents import ContentsCache
 from builder.contents_store import ContentsStore
 from builder.engine import BuildEngine, BuildRequest, BuiltImage
+from builder.errors import BuildFailed
 from builder.fingerprint import Inputs, used_contexts
 from builder.layer_publish import LayerRecords, publish_layer
 from builder.names import base_tag, chunked_tag
@@ -189,6 +190,9 @@ class ProjectBuilder:
         with self._state.run_directory() as directory:
             request = await self._request(chunk, inputs, base, directory)
             built = await self._engine.build(request, lambda line: self._reporter.log(chunk.name, line))
+            if not built.config.platform.satisfies(request.platform):
+                other = f"the image is for {built.config.platform}, not for {request.platform}"
+                raise BuildFailed(chunk.name, other)
             config, manifest = await self._publish(chunk, inputs, base, built)
             await self._store.put(config, manifest, tag)
         image = await load_image(self._store.target, tag)
@@ -208,6 +212,7 @@ class ProjectBuilder:
         staged = None if base is None else (self._staged(base).directory.absolute(), _STAGED_TAG)
         return BuildRequest(
             name=chunk.name,
+            platform=self._store.platform,
             context=chunk.directory,
             dockerfile=dockerfile,
             output=output,

@@ -24,6 +24,8 @@ CHUNK_NAME = "dev.lapstrake.chunk.name"
 CHUNK_VARIANT = "dev.lapstrake.chunk.variant"
 INPUT_HASH = "dev.lapstrake.chunk.input-hash"
 UNCOMPRESSED_BYTES = "dev.lapstrake.layer.uncompressed-bytes"
+ORDER = "dev.lapstrake.order"
+"""On an image: the rule by which its chunks were put in order, where it is not just how they are written."""
 BASE_NAME = "org.opencontainers.image.base.name"
 BASE_DIGEST = "org.opencontainers.image.base.digest"
 _INPUTS = "dev.lapstrake.inputs"
@@ -73,6 +75,12 @@ def layer_annotations(chunk: Chunk, inputs: Inputs) -> Mapping[str, str]:
     """What a layer's descriptor says of its origin, there and in every combined manifest."""
     variant = {CHUNK_VARIANT: chunk.variant} if chunk.variant else {}
     return {CHUNK_NAME: chunk.directory_name, **variant, INPUT_HASH: inputs.hash}
+
+
+def chunk_of(layer: Descriptor) -> str:
+    """The name of the chunk that a layer says it is from, with its variant; "" when it does not say."""
+    named = (layer.annotations.get(name, "") for name in (CHUNK_NAME, CHUNK_VARIANT))
+    return ":".join(filter(None, named))
 
 
 def chunk_documents(

@@ -10,7 +10,7 @@ from builder.fingerprint import Inputs
 from builder.names import base_tag, chunked_prefix, chunked_tag
 from ocikit import media_types
 from ocikit.blobs import copy_blob
-from ocikit.descriptor import Descriptor
+from ocikit.descriptor import Descriptor, Platform
 from ocikit.errors import InvalidInput, ManifestNotFound
 from ocikit.manifest import child_descriptors
 from ocikit.repository import Image, Repository, load_image, push_config_and_manifest
@@ -28,10 +28,14 @@ class Found:
 
 
 class ChunkStore:
-    """``target`` is written and read; ``elsewhere`` is only read, for what ``target`` lacks."""
+    """``target`` is written and read; ``elsewhere`` is only read, for what ``target`` lacks.
 
-    def __init__(self, target: Repository, elsewhere: Repository | None = None) -> None:
+    What is for another platform than ``platform`` is as good as absent.
+    """
+
+    def __init__(self, target: Repository, platform: Platform, elsewhere: Repository | None = None) -> None:
         self.target = target
+        self.platform = platform
         self.elsewhere = elsewhere
         self._tags: asyncio.Task[Sequence[str]] | None = None
 
@@ -45,13 +49,22 @@ class ChunkStore:
             return found
         if StoredChunk(name, found.image).base_digest == base_digest:
             return found
-        other = await _load(self.elsewhere, chunked_tag(name, inputs.hash))
+        other = await self._load(self.elsewhere, chunked_tag(name, inputs.hash))
         fits = other is not None and StoredChunk(name, other.image).base_digest == base_digest
         return other if fits else found
 
     async def _find(self, tag: str) -> Found | None:
-        found = await _load(self.target, tag)
-        return found if found is not None or self.elsewhere is None else await _load(self.elsewhere, tag)
+        found = await self._load(self.target, tag)
+        if found is not None or self.elsewhere is None:
+            return found
+        return await self._load(self.elsewhere, tag)
+
+    async def _load(self, repository: Repository, tag: str) -> Found | None:
+        """None also for something under that tag that is no chunk: it is built anew then."""
+        try:
+            return Found(await load_image(repository, tag, self.platform), repository)
+        except (ManifestNotFound, InvalidInput):
+            return None
 
     async def earlier_inputs(self, name: str, *, is_base: bool = False) -> Sequence[Inputs]:
         """Of other builds of the chunk, where they can be read."""
@@ -77,7 +90,7 @@ class ChunkStore:
             and tag.endswith(suffix)
             and _is_hash(tag[len(prefix) :].removesuffix(suffix))
         ]
-        found = await asyncio.gather(*(_load(self.target, tag) for tag in tags[-_EARLIER:]))
+        found = await asyncio.gather(*(self._load(self.target, tag) for tag in tags[-_EARLIER:]))
         return [item for item in found if item is not None]
 
     async def take(self, found: Found, tag: str) -> Image:
@@ -102,14 +115,6 @@ async def _tags(repository: Repository) -> Sequence[str]:
 
 def _is_hash(text: str) -> bool:
     return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
-
-
-async def _load(repository: Repository, tag: str) -> Found | None:
-    """None also for something under that tag that is no chunk: it is built anew then."""
-    try:
-        return Found(await load_image(repository, tag), repository)
-    except (ManifestNotFound, InvalidInput):
-        return None
 
 
 async def transfer_blob(descriptor: Descriptor, source: Repository, target: Repository) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.assertions import AssertionInvalid
+from builder.platforms import is_runnable
 from builder.project import ChunkTest
 from builder.sandbox import Command, Outcome, Sandbox
 from ocikit.digest import chain_id
@@ -38,7 +39,7 @@ class TestCase:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """``failure`` is empty for a pass and for a test that is skipped."""
+    """``failure`` is empty for a pass and for a test that did not run, for the reason ``not_run``."""
 
     __test__ = False  # pytest collects classes by this name
 
@@ -46,6 +47,11 @@ class TestResult:
     failure: str = ""
     is_cached: bool = False
     duration_s: float = 0.0
+    not_run: str = ""
+
+    @property
+    def is_passed(self) -> bool:
+        return not self.failure and not self.not_run
 
 
 class PassedTests:
@@ -77,7 +83,7 @@ def test_key(config: ImageConfig, test: ChunkTest) -> str:
 
 
 class TestRunner:
-    """Runs at most ``jobs`` tests at a time. ``results`` are all that it has come to, for a report."""
+    """Runs at most ``jobs`` tests at a time. ``results`` are what its users found worth a report."""
 
     __test__ = False  # pytest collects classes by this name
 
@@ -95,13 +101,13 @@ class TestRunner:
         """A result for each case, in order; a failing test is a result, not an exception."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._case(image, repository, case)) for case in cases]
-        results = [task.result() for task in tasks]
-        self.results += results
-        return results
+        return [task.result() for task in tasks]
 
     async def _case(self, image: Image, repository: Repository, case: TestCase) -> TestResult:
         if case.test.skip:
-            return TestResult(case)
+            return TestResult(case, not_run="skipped by the project")
+        if not await in_thread(is_runnable, image.config.platform):
+            return TestResult(case, not_run=f"this host cannot run {image.config.platform}")
         key = test_key(image.config, case.test)
         async with self._under_way.setdefault(key, asyncio.Lock()), self._slots:
             if await in_thread(self._passed.has, key):

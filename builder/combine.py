@@ -7,6 +7,7 @@ HEALTHCHECK and SHELL from the last chunk that changed them; ENTRYPOINT and CMD 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from builder.chunk_images import BASE_DIGEST, BASE_NAME, StoredChunk, without_inputs
@@ -27,6 +28,8 @@ LAST_CHANGE = (
     ("Entrypoint", "Cmd"),
 )
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Combined:
@@ -42,6 +45,7 @@ def combine(
     chunks: Sequence[StoredChunk],
     actions: Mapping[str, EnvAction],
     on_top: Sequence[Addition] = (),
+    annotations: Mapping[str, str] = _NONE,
 ) -> Combined:
     """Stacks ``chunks`` on ``base`` in the order given, then ``on_top``.
 
@@ -58,9 +62,9 @@ def combine(
         edited = without_inputs(config).with_execution(execution)
         return edited.with_env(env) if env else edited
 
-    annotations = {BASE_NAME: base_name, BASE_DIGEST: str(base.descriptor.digest)}
+    said = {BASE_NAME: base_name, BASE_DIGEST: str(base.descriptor.digest), **annotations}
     additions = [*(chunk.addition for chunk in chunks), *on_top]
-    return Combined(compose(base.manifest, base.config, additions, [edit], annotations), tuple(notes))
+    return Combined(compose(base.manifest, base.config, additions, [edit], said), tuple(notes))
 
 
 def merge_execution(

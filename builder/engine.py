@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ocikit.descriptor import Platform
 from ocikit.image_config import ImageConfig
 
 LogLine = Callable[[str], None]
@@ -24,6 +25,7 @@ class BuildRequest:
     """
 
     name: str
+    platform: Platform
     context: Path
     dockerfile: Path
     output: Path

@@ -1,9 +1,9 @@
 """The hash of what matters to a chunk's bytes, and the inputs it is made of.
 
-In: the base's own hash, the Dockerfile's text, the variant's arguments, and of every file that the build can
-reach its path, kind, mode, content or link target. Out: the names of registry and repository, tests, the
-other variants of a chunk, what .dockerignore leaves out. The inputs are kept beside the chunk, so that a
-later plan can say which of them changed.
+In: the platform, the base's own hash, the Dockerfile's text, the variant's arguments, and of every file that
+the build can reach its path, kind, mode, content or link target. Out: the names of registry and repository,
+tests, the other variants of a chunk, what .dockerignore leaves out. The inputs are kept beside the chunk, so
+that a later plan can say which of them changed.
 """
 
 import hashlib
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from builder.build_context import context_entries, named_context_entries
 from builder.project import Chunk, NamedContext, Project
+from ocikit.descriptor import Platform
 from ocikit.manifest import canonical_json
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Inputs:
     ``given_hash`` takes the place of the native hash where tags follow another tool's; it is not stored.
     """
 
+    platform: str
     base: str
     dockerfile: str
     args: Mapping[str, str]
@@ -33,6 +35,7 @@ class Inputs:
     def dump(self) -> Mapping[str, object]:
         return {
             "format_version": _FORMAT_VERSION,
+            "platform": self.platform,
             "base": self.base,
             "dockerfile": self.dockerfile,
             "args": dict(self.args),
@@ -44,7 +47,8 @@ class Inputs:
         """None for what another version of this program wrote."""
         if not isinstance(raw, Mapping) or raw.get("format_version") != _FORMAT_VERSION:
             return None
-        return cls(str(raw.get("base")), str(raw.get("dockerfile")), dict(raw["args"]), dict(raw["sources"]))
+        platform, base, dockerfile = (str(raw.get(name)) for name in ("platform", "base", "dockerfile"))
+        return cls(platform, base, dockerfile, dict(raw["args"]), dict(raw["sources"]))
 
     @property
     def hash(self) -> str:
@@ -52,14 +56,14 @@ class Inputs:
         return self.given_hash or hashlib.sha256(canonical_json(self.dump())).hexdigest()
 
 
-def read_inputs(chunk: Chunk, base_hash: str, contexts: Sequence[NamedContext]) -> Inputs:
+def read_inputs(chunk: Chunk, platform: Platform, base_hash: str, contexts: Sequence[NamedContext]) -> Inputs:
     """Reads every file the build of ``chunk`` can reach; blocking. Raises ProjectInvalid."""
     text = (chunk.directory / chunk.dockerfile).read_bytes()
     sources = {f"/{entry.path}": entry.describe() for entry in context_entries(chunk)}
     for context in used_contexts(text, contexts):
         for entry in named_context_entries(context):
             sources[f"{context.name}:/{entry.path}"] = entry.describe()
-    return Inputs(base_hash, hashlib.sha256(text).hexdigest(), chunk.args, sources)
+    return Inputs(str(platform), base_hash, hashlib.sha256(text).hexdigest(), chunk.args, sources)
 
 
 def used_contexts(dockerfile: bytes, contexts: Sequence[NamedContext]) -> Sequence[NamedContext]:
@@ -67,17 +71,21 @@ def used_contexts(dockerfile: bytes, contexts: Sequence[NamedContext]) -> Sequen
     return [context for context in contexts if context.name.encode() in dockerfile]
 
 
-def project_inputs(project: Project) -> Mapping[str, Inputs]:
-    """The inputs of the base (under ``base``) and of every chunk; blocking."""
+def project_inputs(project: Project, platform: Platform) -> Mapping[str, Inputs]:
+    """The inputs of the base (under ``base``) and of every chunk, for ``platform``; blocking."""
     contexts = project.options.contexts
-    base = read_inputs(project.base, "", contexts)
-    chunks = {name: read_inputs(chunk, base.hash, contexts) for name, chunk in project.chunks.items()}
+    base = read_inputs(project.base, platform, "", contexts)
+    chunks = {
+        name: read_inputs(chunk, platform, base.hash, contexts) for name, chunk in project.chunks.items()
+    }
     return {**chunks, project.base.name: base}
 
 
 def differences(now: Inputs, before: Inputs) -> Sequence[str]:
     """What changed, most telling first; empty when nothing did."""
     found: list[str] = []
+    if now.platform != before.platform:
+        found.append(f"not built for {now.platform}")
     if now.base != before.base:
         found.append("base changed")
     if now.dockerfile != before.dockerfile:

@@ -1,8 +1,8 @@
-"""Combinations into images: composed, tested on what will ship, and only then named."""
+"""Combinations into images of one platform: composed, and tested on what will ship."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from builder.attestations import (
     RESULTS_MEDIA_TYPE,
@@ -11,60 +11,101 @@ from builder.attestations import (
     results_document,
     spdx_document,
 )
-from builder.chunk_images import StoredChunk
+from builder.chunk_images import ORDER, StoredChunk, chunk_of
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import TestCase, TestResult, TestRunner, cases_of, describe_failure
-from builder.combine import Combined, combine
+from builder.combine import combine
 from builder.conflicts import find_conflicts, merged_files
+from builder.contents import Contents
 from builder.contents_store import ContentsStore
 from builder.errors import ChunkMissing, FilesConflict, TestsFailed
 from builder.fingerprint import Inputs
 from builder.merged_layer import MERGED, publish_files
 from builder.names import base_tag, chunked_tag
 from builder.parallel import each
-from builder.plan import layer_order
-from builder.project import ChunkTest, Project
+from builder.plan import layer_order, pinned_order
+from builder.project import Order, Project
+from builder.test_scope import TestScope
 from ocikit.compose import Addition, ComposedImage
 from ocikit.distribution.repository import RegistryRepository
-from ocikit.errors import InvalidReference, ManifestNotFound
+from ocikit.errors import InvalidInput, InvalidReference, ManifestNotFound
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Manifest, RawManifest
-from ocikit.repository import Image, push_config_and_manifest
+from ocikit.repository import Image, load_image
 from servicekit.threads import in_thread
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An image to make: its tag, and its chunks in the order they are stacked."""
+    """An image to make: its tag, and its chunks in the order they are stacked.
+
+    ``ordered_by`` is the rule of that order where it is to be remembered, else empty.
+    """
 
     name: str
     chunks: tuple[str, ...]
+    ordered_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class MadeImage:
-    """``is_new`` is False when the repository had exactly this image under this name before."""
+class Parts:
+    """What images are made of, as the repository has it."""
+
+    base: Image
+    chunks: Mapping[str, StoredChunk]
+
+
+@dataclass(frozen=True, slots=True)
+class TriedImage:
+    """Composed and tested; nothing of it is stored but a layer of merged files."""
 
     wanted: Wanted
-    image: Image
+    composed: ComposedImage
     results: Sequence[TestResult]
-    is_new: bool
+
+    @property
+    def has_failed(self) -> bool:
+        return any(result.failure for result in self.results)
 
     @property
     def size_bytes(self) -> int:
-        return sum(layer.size for layer in self.image.manifest.layers)
+        return sum(layer.size for layer in self.composed.layers)
 
 
 def wanted_images(project: Project, names: Sequence[str]) -> Sequence[Wanted]:
     """The named combinations with their chunks in the project's order. Raises UnknownName."""
     combinations = {name: item.chunks for name, item in project.combinations.items()}
+    order = project.options.order
+    remembered = str(order) if order is Order.POPULARITY else ""
     return [
         Wanted(
             project.combination(name).name,
-            tuple(layer_order(project.options.order, combinations, chosen=name)),
+            tuple(layer_order(order, combinations, chosen=name)),
+            remembered,
         )
         for name in names
     ]
+
+
+async def as_published(wanted: Sequence[Wanted], store: ChunkStore) -> Sequence[Wanted]:
+    """``wanted`` with the order that an image which is out was given by the same rule.
+
+    Popularity changes with every new combination; an image's order must not change with it.
+    """
+
+    async def pinned(image: Wanted) -> Wanted:
+        if not image.ordered_by:
+            return image
+        try:
+            published = await load_image(store.target, image.name, store.platform)
+        except (ManifestNotFound, InvalidInput):
+            return image
+        if published.manifest.annotations.get(ORDER) != image.ordered_by:
+            return image
+        order = [chunk_of(layer) for layer in published.manifest.layers]
+        return Wanted(image.name, tuple(pinned_order(image.chunks, order)), image.ordered_by)
+
+    return await each(wanted, pinned, jobs=8)
 
 
 def complete_names(project: Project) -> Sequence[str]:
@@ -73,7 +114,10 @@ def complete_names(project: Project) -> Sequence[str]:
 
 
 class ImageMaker:
-    """Joins chunks that ``store`` has. ``runner`` None leaves the tests out."""
+    """Joins chunks that ``store`` has, for its platform. ``runner`` None leaves the tests out.
+
+    ``everywhere`` runs a chunk's tests on every image it is in, also where nothing they depend on differs.
+    """
 
     def __init__(
         self,
@@ -85,6 +129,7 @@ class ImageMaker:
         say: Callable[[str], None],
         *,
         jobs: int,
+        everywhere: bool = False,
     ) -> None:
         self._project = project
         self._inputs = inputs
@@ -93,12 +138,13 @@ class ImageMaker:
         self._contents = contents
         self._say = say
         self._jobs = jobs
+        self._everywhere = everywhere
 
     @property
     def _base_name(self) -> str:
         return base_tag(self._inputs[self._project.base.name].hash)
 
-    async def load(self, names: Sequence[str]) -> tuple[Image, Mapping[str, StoredChunk]]:
+    async def load(self, names: Sequence[str]) -> Parts:
         """The base and the named chunks, brought here if they are elsewhere. Raises ChunkMissing."""
         base = await self._store.base(self._inputs[self._project.base.name])
         if base is None:
@@ -115,118 +161,132 @@ class ImageMaker:
         chunks = dict(zip(names, await each(names, find, jobs=8), strict=True))
         if missing := [name for name, chunk in chunks.items() if chunk is None]:
             raise ChunkMissing(missing, self._store.target.title)
-        return image, {name: chunk for name, chunk in chunks.items() if chunk is not None}
+        return Parts(image, {name: chunk for name, chunk in chunks.items() if chunk is not None})
 
-    async def test_chunks(
-        self, base: Image, chunks: Mapping[str, StoredChunk], *, with_base: bool = True
-    ) -> Sequence[TestResult]:
+    async def test_chunks(self, parts: Parts) -> Sequence[TestResult]:
         """Each chunk's tests on base + chunk, and the base's on the base. Raises TestsFailed."""
         if self._runner is None:
             return ()
         results: list[TestResult] = []
-        if with_base and self._project.base.tests:
+        if self._project.base.tests:
             cases = cases_of("base", {"base": self._project.base.tests})
-            results += await self._runner.run(base, self._store.target, cases)
-        tested = [name for name in chunks if self._project.chunk(name).tests]
+            results += await self._run(parts.base, cases)
+        tested = [name for name in parts.chunks if self._project.chunk(name).tests]
 
         async def test(name: str) -> Sequence[TestResult]:
-            image = as_image(combine(base, self._base_name, [chunks[name]], self._project.env_actions).image)
+            image = self._alone(parts.chunks[name], parts.base)
             return await self._run(image, cases_of(name, {name: self._project.chunk(name).tests}))
 
         results += [result for part in await each(tested, test, jobs=self._jobs) for result in part]
-        _raise_failures(results)
+        raise_failures(results)
         return results
 
     async def passes(self, chunk: StoredChunk, base: Image) -> bool:
         """The gate of a rebase: whether the chunk's tests pass on ``base``; True without any."""
         tests = self._project.chunk(chunk.name).tests
-        image = as_image(combine(base, self._base_name, [chunk], self._project.env_actions).image)
-        results = await self._run(image, cases_of(chunk.name, {chunk.name: tests}))
-        return not any(result.failure for result in results)
+        results = await self._run(self._alone(chunk, base), cases_of(chunk.name, {chunk.name: tests}))
+        return all(result.is_passed or result.case.test.skip for result in results)
 
-    async def make(
-        self, wanted: Sequence[Wanted], base: Image, chunks: Mapping[str, StoredChunk]
-    ) -> Sequence[MadeImage]:
-        """Composes, tests and names each image.
+    def _alone(self, chunk: StoredChunk, base: Image) -> Image:
+        """Base + chunk, as an image."""
+        return as_image(combine(base, self._base_name, [chunk], self._project.env_actions).image)
 
-        Raises FilesConflict before anything is named, TestsFailed when all others are.
-        """
-        tops = await each(wanted, lambda image: self._top(image, base, chunks), jobs=self._jobs)
+    async def make(self, wanted: Sequence[Wanted], parts: Parts) -> Sequence[TriedImage]:
+        """Composes and tests each image. Raises FilesConflict before any is tested."""
+        tables = await self._tables(sorted({name for image in wanted for name in image.chunks}), parts)
+        tops = await each(wanted, lambda image: self._top(image, tables), jobs=self._jobs)
         on_top = {image.name: top for image, top in zip(wanted, tops, strict=True)}
 
-        async def one(image: Wanted) -> MadeImage:
-            stack = [chunks[name] for name in image.chunks]
+        async def one(image: Wanted) -> TriedImage:
+            stack = [parts.chunks[name] for name in image.chunks]
+            said = {ORDER: image.ordered_by} if image.ordered_by else {}
             actions = self._project.env_actions
-            combined = combine(base, self._base_name, stack, actions, on_top[image.name])
+            combined = combine(parts.base, self._base_name, stack, actions, on_top[image.name], said)
             for note in combined.notes:
                 self._say(f"{image.name}: {note}")
-            return await self._make(image, combined)
+            return TriedImage(
+                image, combined.image, await self._test_image(image, combined.image, parts, tables)
+            )
 
-        made = await each(wanted, one, jobs=max(self._jobs, 4))
-        _raise_failures([result for image in made for result in image.results])
-        return made
+        return await each(wanted, one, jobs=max(self._jobs, 4))
 
-    async def attest(self, made: Sequence[MadeImage], base: Image, chunks: Mapping[str, StoredChunk]) -> None:
+    async def _tables(self, names: Sequence[str], parts: Parts) -> "_Tables":
+        base = await self._contents.of(parts.base, self._base_name)
+        contents = await each(
+            names, lambda name: self._contents.of(parts.chunks[name].image, self._tag(name)), jobs=8
+        )
+        return _Tables(base, dict(zip(names, contents, strict=True)), TestScope(base))
+
+    async def _test_image(
+        self, wanted: Wanted, composed: ComposedImage, parts: Parts, tables: "_Tables"
+    ) -> Sequence[TestResult]:
+        """The tests of every chunk: on the image itself, or on base + chunk where that tells the same."""
+        if self._runner is None:
+            return ()
+        image, results = as_image(composed), list[TestResult]()
+        for name in wanted.chunks:
+            cases = cases_of(wanted.name, {name: self._project.chunk(name).tests})
+            if not cases:
+                continue
+            alone = self._alone(parts.chunks[name], parts.base)
+            others = [tables.chunks[other] for other in wanted.chunks if other != name]
+            if not self._everywhere and await in_thread(
+                tables.scope.is_undisturbed, tables.chunks[name], others, alone.config, image.config
+            ):
+                found = await self._runner.run(alone, self._store.target, cases)
+                results += [result for result in found if not result.failure]
+                cases = [result.case for result in found if result.failure]  # they may need another chunk
+            results += await self._runner.run(image, self._store.target, cases)
+        self._runner.results += results
+        return results
+
+    async def attest(self, made: Sequence[TriedImage], parts: Parts) -> None:
         """Pushes an SPDX document and the test results of each image as its referrers."""
         repository = self._store.target
         if not isinstance(repository, RegistryRepository):
             raise InvalidReference(repository.title, "referrers are pushed to registries only")
         for item in made:
-            layers = [("base", await self._contents.of(base, self._base_name))]
-            layers += [
-                (name, await self._contents.of(chunks[name].image, self._tag(name)))
-                for name in item.wanted.chunks
-            ]
-            subject = item.image.descriptor
+            tables = await self._tables(item.wanted.chunks, parts)
+            layers = [("base", tables.base), *tables.chunks.items()]
+            subject = item.composed.manifest_descriptor
             spdx = spdx_document(item.wanted.name, subject, layers)
             await in_thread(push_referrer, repository, subject, spdx, SPDX_MEDIA_TYPE)
             results = results_document(item.results)
             await in_thread(push_referrer, repository, subject, results, RESULTS_MEDIA_TYPE)
 
-    async def _top(self, image: Wanted, base: Image, chunks: Mapping[str, StoredChunk]) -> Sequence[Addition]:
+    async def _top(self, image: Wanted, tables: "_Tables") -> Sequence[Addition]:
         """A layer of the files that had to be merged, if any. Raises FilesConflict."""
-        below = await self._contents.of(base, self._base_name)
-        stack = [
-            (name, await self._contents.of(chunks[name].image, self._tag(name))) for name in image.chunks
-        ]
+        stack = [(name, tables.chunks[name]) for name in image.chunks]
         allowed = self._project.options.allowed_conflicts
         conflicts = await asyncio.to_thread(find_conflicts, stack, allowed)
         if conflicts:
             raise FilesConflict(image.name, [str(conflict) for conflict in conflicts])
-        files = await asyncio.to_thread(merged_files, below, stack)
+        files = await asyncio.to_thread(merged_files, tables.base, stack)
         if not files:
             return ()
         self._say(f"{image.name}: merged {', '.join(f'/{path}' for path in files)}")
-        layer = await publish_files(
-            self._store.target, files, [below, *(contents for _, contents in stack)], MERGED
-        )
+        below = [tables.base, *(contents for _, contents in stack)]
+        layer = await publish_files(self._store.target, files, below, MERGED)
         return [Addition((layer,), ({"created_by": "lapstrake: files merged from several chunks"},))]
 
     def _tag(self, name: str) -> str:
         return chunked_tag(name, self._inputs[name].hash)
 
-    async def _make(self, wanted: Wanted, combined: Combined) -> MadeImage:
-        image = as_image(combined.image)
-        tests: dict[str, Sequence[ChunkTest]] = {
-            name: self._project.chunk(name).tests for name in wanted.chunks
-        }
-        results = await self._run(image, cases_of(wanted.name, tests))
-        is_new = not any(result.failure for result in results) and await self._put(
-            wanted.name, combined.image
-        )
-        return MadeImage(wanted, image, results, is_new)
-
     async def _run(self, image: Image, cases: Sequence[TestCase]) -> Sequence[TestResult]:
-        return await self._runner.run(image, self._store.target, cases) if self._runner is not None else ()
+        if self._runner is None:
+            return ()
+        results = await self._runner.run(image, self._store.target, cases)
+        self._runner.results += results
+        return results
 
-    async def _put(self, tag: str, composed: ComposedImage) -> bool:
-        try:
-            if (await self._store.target.resolve(tag)).digest == composed.manifest_descriptor.digest:
-                return False
-        except ManifestNotFound:
-            pass
-        await push_config_and_manifest(self._store.target, composed.config, composed.manifest, tag)
-        return True
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """Tables of contents; ``scope`` remembers what it finds in them."""
+
+    base: Contents
+    chunks: Mapping[str, Contents]
+    scope: TestScope = field(compare=False)
 
 
 def as_image(composed: ComposedImage) -> Image:
@@ -238,6 +298,7 @@ def as_image(composed: ComposedImage) -> Image:
     )
 
 
-def _raise_failures(results: Sequence[TestResult]) -> None:
+def raise_failures(results: Sequence[TestResult]) -> None:
+    """Raises TestsFailed when there are any."""
     if failures := [describe_failure(result) for result in results if result.failure]:
         raise TestsFailed(failures)

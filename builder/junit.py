@@ -21,7 +21,7 @@ def junit_xml(results: Sequence[TestResult]) -> bytes:
             name=image,
             tests=str(len(members)),
             failures=str(sum(bool(member.failure) for member in members)),
-            skipped=str(sum(member.case.test.skip for member in members)),
+            skipped=str(sum(bool(member.not_run) for member in members)),
         )
         for member in members:
             _case(suite, member)
@@ -34,8 +34,8 @@ def _case(suite: ET.Element, result: TestResult) -> None:
     case = ET.SubElement(
         suite, "testcase", classname=result.case.chunk, name=name, time=f"{result.duration_s:.3f}"
     )
-    if result.case.test.skip:
-        ET.SubElement(case, "skipped")
+    if result.not_run:
+        ET.SubElement(case, "skipped", message=result.not_run)
     if result.failure:
         text = result.failure.translate(_XML_UNSAFE).encode("utf-8", "replace").decode()
         ET.SubElement(case, "failure", message=text.splitlines()[0]).text = text

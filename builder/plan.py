@@ -1,7 +1,7 @@
 """What to build and what to take as it is, and why: decided here, done elsewhere."""
 
 import enum
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.fingerprint import Inputs, differences
@@ -84,6 +84,12 @@ def layer_order(order: str, combinations: Mapping[str, Sequence[str]], *, chosen
     return tuple(sorted(chunks, key=lambda chunk: (-uses[chunk], chunk)))
 
 
+def pinned_order(chunks: Sequence[str], published: Sequence[str]) -> Sequence[str]:
+    """``chunks`` as an image that is out has them, what is new on top: who has the image keeps its layers."""
+    kept = [name for name in dict.fromkeys(published) if name in chunks]
+    return (*kept, *(name for name in chunks if name not in kept))
+
+
 def popularity(combinations: Mapping[str, Sequence[str]]) -> Mapping[str, int]:
     """In how many combinations each chunk is."""
     uses: dict[str, int] = {}
@@ -99,14 +105,12 @@ def chain_id_counts(combinations: Mapping[str, Sequence[str]]) -> Mapping[str, i
     ``lower_bound`` is the number of distinct chunks: no order can do with fewer.
     """
     counts = {
-        order: len(
-            {
-                stack[:depth]
-                for name in combinations
-                for stack in [tuple(layer_order(order, combinations, chosen=name))]
-                for depth in range(1, len(stack) + 1)
-            }
-        )
+        order: stack_count([layer_order(order, combinations, chosen=name) for name in combinations])
         for order in ("alphabetical", "as-written", "popularity")
     }
     return {**counts, "lower_bound": len({chunk for chunks in combinations.values() for chunk in chunks})}
+
+
+def stack_count(orders: Iterable[Sequence[str]]) -> int:
+    """How many distinct stacks there are, with all that they are built up from."""
+    return len({tuple(order[:depth]) for order in orders for depth in range(1, len(order) + 1)})

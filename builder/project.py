@@ -12,6 +12,7 @@ from pathlib import Path
 
 from builder.assertions import Assertion
 from builder.errors import UnknownName
+from ocikit.descriptor import Platform
 
 
 class EnvAction(enum.StrEnum):
@@ -101,6 +102,8 @@ class Options:
     compression: Compression = Compression.GZIP
     contexts: tuple[NamedContext, ...] = ()
     allowed_conflicts: tuple[str, ...] = ()
+    platforms: tuple[Platform, ...] = ()
+    """Empty: the host's."""
 
 
 @dataclass(frozen=True, slots=True)

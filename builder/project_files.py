@@ -24,6 +24,7 @@ from builder.project import (
     Project,
 )
 from builder.yaml_source import Problem, Problems, Value, read_yaml
+from ocikit.descriptor import Platform
 from ocikit.reference import is_tag
 
 E = TypeVar("E", bound=StrEnum)
@@ -256,7 +257,8 @@ def _env_actions(value: Value) -> Mapping[str, EnvAction]:
 
 
 def _options(value: Value, root: Path) -> Options:
-    fields = value.fields(("order", "compression", "contexts", "allow-conflicts"), "lapstrake", strict=True)
+    known = ("order", "compression", "contexts", "allow-conflicts", "platforms")
+    fields = value.fields(known, "lapstrake", strict=True)
     options = Options()
     if "order" in fields:
         options = replace(options, order=_choice(fields["order"], "order", Order, options.order))
@@ -265,6 +267,8 @@ def _options(value: Value, root: Path) -> Options:
         options = replace(options, compression=chosen)
     if "allow-conflicts" in fields:
         options = replace(options, allowed_conflicts=fields["allow-conflicts"].texts("allow-conflicts"))
+    if "platforms" in fields:
+        options = replace(options, platforms=_platforms(fields["platforms"]))
     if "contexts" in fields:
         entries = fields["contexts"].entries("contexts")
         contexts = tuple(_context(name, item, root) for name, item in entries.items())
@@ -278,6 +282,20 @@ def _choice(value: Value, what: str, kind: type[E], default: E) -> E:
         value.error(f"{what} {word!r} is unknown; there are {', '.join(kind)}")
         return default
     return kind(word)
+
+
+def _platforms(value: Value) -> tuple[Platform, ...]:
+    found: dict[str, Platform] = {}
+    for item in value.items("platforms"):
+        try:
+            platform = Platform.parse(item.text("a platform"))
+        except ValueError as error:
+            item.error(str(error))
+            continue
+        if str(platform) in found:
+            item.error(f"platform {platform} appears twice")
+        found[str(platform)] = platform
+    return tuple(found.values())
 
 
 def _context(name: str, item: Value, root: Path) -> NamedContext:

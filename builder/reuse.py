@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from builder.chunk_images import CHUNK_NAME, CHUNK_VARIANT, UNCOMPRESSED_BYTES
+from builder.chunk_images import INPUT_HASH, UNCOMPRESSED_BYTES, chunk_of
 from ocikit.compose import paired_layers
 from ocikit.digest import Digest, chain_id
 from ocikit.repository import Image
@@ -69,18 +69,22 @@ def image_use(name: str, image: Image) -> ImageUse:
     for layer in paired_layers(image.manifest, image.config):
         annotations = layer.descriptor.annotations
         chain = layer.diff_id if chain is None else chain_id([chain, layer.diff_id])
-        size = annotations.get(UNCOMPRESSED_BYTES, "")
         uses.append(
             LayerUse(
                 layer.descriptor.digest,
                 layer.diff_id,
                 chain,
                 layer.descriptor.size,
-                int(size) if size.isdigit() else None,
-                ":".join(filter(None, (annotations.get(CHUNK_NAME, ""), annotations.get(CHUNK_VARIANT, "")))),
+                _number(annotations.get(UNCOMPRESSED_BYTES, "")),
+                chunk_of(layer.descriptor),
+                annotations.get(INPUT_HASH, ""),
             )
         )
     return ImageUse(name, tuple(uses))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def report(images: Sequence[ImageUse]) -> ReuseReport:

@@ -11,14 +11,18 @@ import click
 
 from cli.main import run
 from cli.output import Output, table
+from cli.platform_option import SEVERAL
 from servicekit.units import format_size
 
 if TYPE_CHECKING:
     from builder.app import Workbench
-    from builder.build import Done
+    from builder.build import BuildOptions, Done
     from builder.chunk_tests import TestResult, TestRunner
-    from builder.images import MadeImage, Wanted
+    from builder.engine import BuildEngine
+    from builder.image_sets import MadeImage
+    from builder.images import ImageMaker, Parts, TriedImage, Wanted
     from builder.settings import BuilderSettings
+    from ocikit.descriptor import Platform
 
 _PROJECT = click.argument(
     "project", type=click.Path(exists=True, file_okay=False, path_type=Path), default="."
@@ -45,6 +49,9 @@ _HASH_COMPAT = click.option(
     show_default=True,
     help="Whose hashes tags are made of.",
 )
+_EVERY_IMAGE = click.option(
+    "--test-every-image", is_flag=True, help="Repeat a chunk's tests also where nothing they see differs."
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -55,9 +62,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @click.option(
     "--combination", "combinations", multiple=True, metavar="NAME", help="Only this image and its chunks."
 )
+@SEVERAL
 @_JOBS
 @click.option("--engine", type=click.Choice(["auto", "buildah", "buildkit"]), help="What builds Dockerfiles.")
 @_NO_TEST
+@_EVERY_IMAGE
 @_JUNIT
 @_ATTEST
 @click.option("--force", "force", multiple=True, metavar="NAME", help="Build this chunk (or base) anew.")
@@ -80,9 +89,11 @@ def build(
     to: str,
     chunks: tuple[str, ...],
     combinations: tuple[str, ...],
+    platforms: "tuple[Platform, ...]",
     jobs: int | None,
     engine: str | None,
     no_test: bool,
+    test_every_image: bool,
     junit: Path | None,
     attest: bool,
     force: tuple[str, ...],
@@ -99,41 +110,46 @@ def build(
     Without --chunk or --combination: everything. With --chunk: only chunks. What REPO has under the hash of
     its present inputs is never built again; a run that was interrupted is resumed by running it again.
     """
-    from builder.app import LazyEngine, workbench
+    from builder.app import LazyEngine, workbenches
     from builder.build import BuildOptions
 
+    if rebase and no_test:
+        raise click.UsageError("--rebase is safe only with tests; leave out --no-test")
     output = Output(as_json=as_json)
     settings = _settings(jobs=jobs, engine=engine, source_date_epoch=source_date_epoch, state_dir=state_dir)
 
     async def work() -> Mapping[str, Any]:
         started_s = time.monotonic()
-        async with workbench(
+        async with workbenches(
             project,
             _name(to),
             settings,
             _reporter(output),
+            platforms=platforms,
             reuse_from=_maybe(reuse_from),
             hash_compat=hash_compat,
-        ) as bench:
-            wanted = _wanted(bench, combinations, everything=not chunks)
-            names = _needed(bench, chunks, combinations, wanted)
+        ) as benches:
+            wanted = _wanted(benches[0], combinations, everything=not chunks)
+            names = _needed(benches[0], chunks, combinations, wanted)
             options = BuildOptions(
                 settings.jobs, settings.source_date_epoch, frozenset(force), _secrets(secrets)
             )
-            if rebase and no_test:
-                raise click.UsageError("--rebase is safe only with tests; leave out --no-test")
-            tool = LazyEngine(settings.engine, bench.state)
+            tool = LazyEngine(settings.engine, benches[0].state)
             try:
-                base = await bench.builder(tool, options).base()
-                on_base = await bench.on_base(base.image)
-                if rebase:
-                    gate = on_base.image_maker(on_base.test_runner()).passes
-                    options = dataclasses.replace(options, gate=gate)
-                done = [base, *await on_base.builder(tool, options).chunks(names, base.image)]
+                built = [await _build(bench, tool, options, names, rebase=rebase) for bench in benches]
             finally:
                 await tool.close()
-            with _tests(on_base, junit, leave_out=no_test) as runner:
-                results, made = await _test_and_make(on_base, names, wanted, runner, attest=attest)
+            on_base = [bench for bench, _ in built]
+            done = [item for _, items in built for item in items]
+            with _tests(on_base[0], junit, leave_out=no_test) as runner:
+                makers = [bench.image_maker(runner, everywhere=test_every_image) for bench in on_base]
+                parts = [await maker.load(names) for maker in makers]
+                results = [
+                    result
+                    for maker, own in zip(makers, parts, strict=True)
+                    for result in await maker.test_chunks(own)
+                ]
+                made = await _make(on_base, makers, parts, wanted, attest=attest)
         _say_built(output, done)
         return _document(to, done, results, made, time.monotonic() - started_s)
 
@@ -149,7 +165,12 @@ def build(
     "--combination", "combinations", multiple=True, metavar="NAME", help="This one; may be repeated."
 )
 @click.option("--chunks", "given", metavar="NAME=c1,c2", help="An image of these chunks, in this order.")
+@SEVERAL
+@click.option(
+    "--reorder", is_flag=True, help="Put images in the order of today's popularity, also those that are out."
+)
 @_NO_TEST
+@_EVERY_IMAGE
 @_JUNIT
 @_ATTEST
 @_JOBS
@@ -163,7 +184,10 @@ def combine(
     everything: bool,
     combinations: tuple[str, ...],
     given: str | None,
+    platforms: "tuple[Platform, ...]",
+    reorder: bool,
     no_test: bool,
+    test_every_image: bool,
     junit: Path | None,
     attest: bool,
     jobs: int | None,
@@ -178,29 +202,32 @@ def combine(
     """
     if sum([everything, bool(combinations), given is not None]) != 1:
         raise click.UsageError("give one of --all, --combination NAME and --chunks NAME=c1,c2")
-    from builder.app import workbench
+    from builder.app import workbenches
 
     output = Output(as_json=as_json)
     settings = _settings(jobs=jobs, state_dir=state_dir)
 
     async def work() -> Mapping[str, Any]:
         started_s = time.monotonic()
-        async with workbench(
+        async with workbenches(
             project,
             _name(to),
             settings,
             _reporter(output),
+            platforms=platforms,
             reuse_from=_maybe(reuse_from),
             hash_compat=hash_compat,
-        ) as bench:
-            wanted = [_given(bench, given)] if given else _wanted(bench, combinations, everything=everything)
+        ) as benches:
+            wanted = (
+                [_given(benches[0], given)]
+                if given
+                else _wanted(benches[0], combinations, everything=everything)
+            )
             names = sorted({name for image in wanted for name in image.chunks})
-            with _tests(bench, junit, leave_out=no_test) as runner:
-                maker = bench.image_maker(runner)
-                base, stored = await maker.load(names)
-                made = await maker.make(wanted, base, stored)
-                if attest:
-                    await maker.attest(made, base, stored)
+            with _tests(benches[0], junit, leave_out=no_test) as runner:
+                makers = [bench.image_maker(runner, everywhere=test_every_image) for bench in benches]
+                parts = [await maker.load(names) for maker in makers]
+                made = await _make(benches, makers, parts, wanted, attest=attest, reorder=reorder)
         return _document(to, [], [], made, time.monotonic() - started_s)
 
     fields = run(work())
@@ -284,76 +311,110 @@ def _tests(bench: "Workbench", junit: Path | None, *, leave_out: bool) -> "Itera
             junit.write_bytes(junit_xml(runner.results if runner is not None else []))
 
 
-async def _test_and_make(
-    bench: "Workbench",
-    names: Sequence[str],
+async def _build(
+    bench: "Workbench", tool: "BuildEngine", options: "BuildOptions", names: Sequence[str], *, rebase: bool
+) -> "tuple[Workbench, Sequence[tuple[Platform, Done]]]":
+    """Builds what is missing for one platform; its workbench as it is on the base that came of it."""
+    base = await bench.builder(tool, options).base()
+    on_base = await bench.on_base(base.image)
+    if rebase:
+        gate = on_base.image_maker(on_base.test_runner()).passes
+        options = dataclasses.replace(options, gate=gate)
+    done = [base, *await on_base.builder(tool, options).chunks(names, base.image)]
+    return on_base, [(bench.platform, item) for item in done]
+
+
+async def _make(
+    benches: "Sequence[Workbench]",
+    makers: "Sequence[ImageMaker]",
+    parts: "Sequence[Parts]",
     wanted: "Sequence[Wanted]",
-    runner: "TestRunner | None",
     *,
     attest: bool,
-) -> "tuple[Sequence[TestResult], Sequence[MadeImage]]":
-    maker = bench.image_maker(runner)
-    image, stored = await maker.load(names)
-    results = await maker.test_chunks(image, stored)
-    made = await maker.make(wanted, image, stored)
+    reorder: bool = False,
+) -> "Sequence[MadeImage]":
+    """The images of all platforms, composed and tested, then named together."""
+    from builder.image_sets import name_images
+    from builder.images import as_published
+
+    tried: list[Sequence[TriedImage]] = []
+    for bench, maker, own in zip(benches, makers, parts, strict=True):
+        ordered = wanted if reorder else await as_published(wanted, bench.store)
+        tried.append(await maker.make(ordered, own))
+    made = await name_images(benches[0].store.target, tried)
     if attest:
-        await maker.attest(made, image, stored)
-    return results, made
+        for maker, own, images in zip(makers, parts, tried, strict=True):
+            await maker.attest(images, own)
+    return made
 
 
-def _say_built(output: Output, done: "Sequence[Done]") -> None:
+def _say_built(output: Output, done: "Sequence[tuple[Platform, Done]]") -> None:
     rows = [
         (
             item.planned.chunk,
+            platform,
             item.planned.action,
             item.planned.reason,
             format_size(item.size_bytes),
             f"{item.duration_s:.1f} s",
         )
-        for item in done
+        for platform, item in done
     ]
     if not output.as_json:
-        output.console.print(table(("chunk", "action", "why", "layers", "time"), rows))
+        output.console.print(table(("chunk", "platform", "action", "why", "layers", "time"), rows))
 
 
 def _document(
     to: str,
-    done: "Sequence[Done]",
+    done: "Sequence[tuple[Platform, Done]]",
     results: "Sequence[TestResult]",
     made: "Sequence[MadeImage]",
     duration_s: float,
 ) -> Mapping[str, Any]:
-    everything = [*results, *(result for image in made for result in image.results)]
+    everything = [*results, *(result for item in made for image in item.images for result in image.results)]
     return {
         "chunks": [
             {
                 "chunk": item.planned.chunk,
+                "platform": str(platform),
                 "action": item.planned.action,
                 "reason": item.planned.reason,
                 "digest": item.image.descriptor.digest,
                 "bytes": item.size_bytes,
                 "duration_s": round(item.duration_s, 3),
             }
-            for item in done
+            for platform, item in done
         ],
-        "combinations": [
-            {
-                "name": image.wanted.name,
-                "reference": f"{to}:{image.wanted.name}",
-                "chunks": list(image.wanted.chunks),
-                "digest": image.image.descriptor.digest,
-                "layers": len(image.image.manifest.layers),
-                "bytes": image.size_bytes,
-                "is_new": image.is_new,
-            }
-            for image in made
-        ],
+        "combinations": [_image_fields(to, item) for item in made],
         "tests": {
-            "run": sum(not result.is_cached and not result.case.test.skip for result in everything),
+            "run": sum(not result.is_cached and not result.not_run for result in everything),
             "cached": sum(result.is_cached for result in everything),
-            "skipped": sum(result.case.test.skip for result in everything),
+            "skipped": sum(bool(result.not_run) for result in everything),
         },
         "duration_s": round(duration_s, 3),
+    }
+
+
+def _image_fields(to: str, made: "MadeImage") -> Mapping[str, Any]:
+    """``digest`` is what the name stands for; layers and bytes are those of all platforms together."""
+    return {
+        "name": made.name,
+        "reference": f"{to}:{made.name}",
+        "chunks": list(made.images[0].wanted.chunks),
+        "digest": made.digest,
+        "layers": sum(len(image.composed.layers) for image in made.images),
+        "bytes": made.size_bytes,
+        "is_new": made.is_new,
+        "platforms": [
+            {
+                "platform": str(image.composed.platform),
+                "digest": image.composed.manifest_descriptor.digest,
+                "chunks": list(image.wanted.chunks),
+                "layers": len(image.composed.layers),
+                "bytes": image.size_bytes,
+            }
+            for image in made.images
+        ],
     }
 
 
@@ -361,6 +422,7 @@ def _images_table(fields: Mapping[str, Any]) -> Any:
     rows = [
         (
             item["reference"],
+            ", ".join(platform["platform"] for platform in item["platforms"]),
             item["layers"],
             format_size(item["bytes"]),
             item["digest"].short,
@@ -369,5 +431,5 @@ def _images_table(fields: Mapping[str, Any]) -> Any:
         for item in fields["combinations"]
     ]
     tests = fields["tests"]
-    title = f"tests: {tests['run']} run, {tests['cached']} known to pass, {tests['skipped']} skipped"
-    return table(("image", "layers", "size", "digest", ""), rows, title=f"\n{title}\n")
+    title = f"tests: {tests['run']} run, {tests['cached']} known to pass, {tests['skipped']} not run"
+    return table(("image", "for", "layers", "size", "digest", ""), rows, title=f"\n{title}\n")

@@ -2,11 +2,16 @@
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.main import run
 from cli.output import Output
+from cli.platform_option import ONE_OF_SEVERAL
+
+if TYPE_CHECKING:
+    from ocikit.descriptor import Platform
 
 _FORMATS = ["oci-archive", "docker-archive", "rootfs-tar", "ext4", "erofs", "squashfs"]
 
@@ -23,15 +28,16 @@ _FORMATS = ["oci-archive", "docker-archive", "rootfs-tar", "ext4", "erofs", "squ
     help="The file.",
 )
 @click.option("--name", help="What importers call the image; default: REF's repository and tag.")
-@click.option("--platform", metavar="OS/ARCH", help="Of an image for several platforms, this one.")
+@ONE_OF_SEVERAL
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def export(ref: str, kind: str, target: Path, name: str | None, platform: str | None, as_json: bool) -> None:
+def export(
+    ref: str, kind: str, target: Path, name: str | None, platform: "Platform | None", as_json: bool
+) -> None:
     """Write the image REF as one file: archives to import, or file systems that a virtual machine boots.
 
     Whiteouts are applied, owners and extended attributes kept; the same image gives the same bytes.
     """
     from builder.export import ExportFormat, export_image
-    from ocikit.descriptor import Platform
     from ocikit.opening import repositories
     from ocikit.reference import Reference
     from ocikit.repository import load_image
@@ -44,9 +50,7 @@ def export(ref: str, kind: str, target: Path, name: str | None, platform: str | 
     async def work() -> None:
         async with repositories() as opener:
             repository = opener.open(wanted.name)
-            image = await load_image(
-                repository, wanted.reference, None if platform is None else Platform.parse(platform)
-            )
+            image = await load_image(repository, wanted.reference, platform)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".lapstrake-export-") as scratch:
                 await export_image(image, repository, named, ExportFormat(kind), target, Path(scratch))
 

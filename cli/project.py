@@ -9,6 +9,7 @@ import click
 
 from cli.main import run
 from cli.output import Output, table
+from cli.platform_option import ONE_OF_SEVERAL, SEVERAL
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from builder.fingerprint import Inputs
     from builder.plan import PlannedAction
     from builder.project import Project
+    from ocikit.descriptor import Platform
     from ocikit.reference import RepositoryName
 
 _PROJECT = click.argument("project", type=click.Path(file_okay=False, path_type=Path), default=".")
@@ -83,12 +85,15 @@ def _root_and_names(words: Sequence[str]) -> tuple[Path, Sequence[str]]:
 
 @project.command("show")
 @_PROJECT
+@ONE_OF_SEVERAL
 @_JSON
-def show(project: Path, as_json: bool) -> None:
+def show(project: Path, platform: "Platform | None", as_json: bool) -> None:
     """The chunks of PROJECT with the hashes of their inputs, and its combinations."""
     output = Output(as_json=as_json)
-    loaded, inputs = _load(project, output)
+    loaded = _load(project, output)
+    inputs = _inputs(loaded, platform)
     fields = {
+        "platform": inputs["base"].platform,
         "base": inputs[loaded.base.name].hash,
         "chunks": [{"name": name, "hash": inputs[name].hash} for name in loaded.chunks],
         "combinations": [
@@ -106,19 +111,26 @@ def show(project: Path, as_json: bool) -> None:
 @_PROJECT
 @click.argument("names", nargs=-1, metavar="[CHUNK...]")
 @_TO
+@ONE_OF_SEVERAL
 @_HASH_COMPAT
 @_JSON
 def hash_command(
-    project: Path, names: tuple[str, ...], to: str | None, hash_compat: str, as_json: bool
+    project: Path,
+    names: tuple[str, ...],
+    to: str | None,
+    platform: "Platform | None",
+    hash_compat: str,
+    as_json: bool,
 ) -> None:
     """The hash of each CHUNK's inputs, of all without a CHUNK: what tags in a repository are made of."""
     output = Output(as_json=as_json)
-    loaded, inputs = _load(project, output)
+    loaded = _load(project, output)
+    inputs = _inputs(loaded, platform)
     chosen = [name if name == "base" else loaded.chunk(name).name for name in names]
     if hash_compat != "native":
         if to is None:
             raise click.UsageError("dazzle's hashes know the registry: give --to REPO")
-        inputs = run(_compat_inputs(project, to, hash_compat))
+        inputs = run(_compat_inputs(project, to, hash_compat, platform))
     hashes = {name: inputs[name].hash for name in chosen or ["base", *loaded.chunks]}
     output.result({"hashes": hashes}, "\n".join(f"{value}  {name}" for name, value in hashes.items()))
 
@@ -126,6 +138,7 @@ def hash_command(
 @project.command("plan")
 @_PROJECT
 @_TO
+@SEVERAL
 @click.option("--reuse-from", metavar="REPO", help="Another repository to take chunks from.")
 @click.option("--force", multiple=True, metavar="NAME", help="Build this chunk (or base) anew.")
 @_HASH_COMPAT
@@ -133,6 +146,7 @@ def hash_command(
 def plan(
     project: Path,
     to: str | None,
+    platforms: "tuple[Platform, ...]",
     reuse_from: str | None,
     force: tuple[str, ...],
     hash_compat: str,
@@ -142,21 +156,24 @@ def plan(
 
     Without --to nothing is known to be built.
     """
-    from builder.plan import chain_id_counts, plan_chunk
+    from builder.app import chosen_platforms
+    from builder.plan import chain_id_counts
 
     output = Output(as_json=as_json)
-    loaded, inputs = _load(project, output)
-    names = ("base", *loaded.chunks)
-    actions: Sequence[PlannedAction] = [
-        plan_chunk(name, inputs[name], base_digest=None, published=None, forced=name in force)
-        for name in names
-    ]
-    if to is not None:
-        actions = run(_plan(project, to, reuse_from, frozenset(force), hash_compat))
-    counts = chain_id_counts({name: item.chunks for name, item in loaded.combinations.items()})
-    fields = {"actions": [dataclasses.asdict(action) for action in actions], "chain_ids": dict(counts)}
-    shown = table(("chunk", "action", "why"), [(item.chunk, item.action, item.reason) for item in actions])
-    output.result(fields, shown)
+    loaded = _load(project, output)
+    counts = dict(chain_id_counts({name: item.chunks for name, item in loaded.combinations.items()}))
+    if to is None:
+        chosen = chosen_platforms(loaded, platforms)
+        actions = [action for one in chosen for action in _unknown(loaded, one, frozenset(force))]
+    else:
+        planned, pinned = run(_plan(project, to, platforms, reuse_from, frozenset(force), hash_compat))
+        actions, counts = list(planned), {**counts, **pinned}
+    fields = {
+        "actions": [{"platform": platform, **dataclasses.asdict(action)} for platform, action in actions],
+        "chain_ids": counts,
+    }
+    rows = [(item.chunk, platform, item.action, item.reason) for platform, item in actions]
+    output.result(fields, table(("chunk", "platform", "action", "why"), rows))
     if not as_json:
         text = ", ".join(f"{order} {count}" for order, count in counts.items())
         output.console.print(f"\nunpacked snapshots by order: {text} (this project: {loaded.options.order})")
@@ -166,36 +183,87 @@ def _made(changes: Sequence[str], *, as_json: bool) -> None:
     Output(as_json=as_json).result({"changed": list(changes)}, "\n".join(changes) or "nothing to do")
 
 
-def _load(root: Path, output: Output) -> "tuple[Project, Mapping[str, Inputs]]":
-    from builder.fingerprint import project_inputs
+def _load(root: Path, output: Output) -> "Project":
     from builder.project_files import load_project
 
     loaded = load_project(root)
     for warning in loaded.warnings:
         output.say(f"warning: {warning}")
-    return loaded, project_inputs(loaded)
+    return loaded
+
+
+def _inputs(project: "Project", platform: "Platform | None") -> "Mapping[str, Inputs]":
+    """For ``platform``, or for the only one that the project is built for."""
+    from builder.app import chosen_platforms
+    from builder.fingerprint import project_inputs
+
+    chosen = chosen_platforms(project, [platform] if platform else [])
+    if len(chosen) > 1:
+        raise click.UsageError(f"the project is built for {', '.join(map(str, chosen))}; give --platform")
+    return project_inputs(project, chosen[0])
+
+
+def _unknown(
+    project: "Project", platform: "Platform", force: frozenset[str]
+) -> "Sequence[tuple[str, PlannedAction]]":
+    """The plan for a repository of which nothing is known."""
+    from builder.fingerprint import project_inputs
+    from builder.plan import plan_chunk
+
+    inputs = project_inputs(project, platform)
+    return [
+        (
+            str(platform),
+            plan_chunk(name, inputs[name], base_digest=None, published=None, forced=name in force),
+        )
+        for name in ("base", *project.chunks)
+    ]
 
 
 async def _plan(
-    root: Path, to: str, reuse_from: str | None, force: frozenset[str], hash_compat: str
-) -> "Sequence[PlannedAction]":
+    root: Path,
+    to: str,
+    platforms: "Sequence[Platform]",
+    reuse_from: str | None,
+    force: frozenset[str],
+    hash_compat: str,
+) -> "tuple[Sequence[tuple[str, PlannedAction]], Mapping[str, int]]":
+    """The actions, and the number of snapshots with the orders that are published, where orders are kept."""
     from builder.build import plan_project
+    from builder.images import as_published, complete_names, wanted_images
+    from builder.plan import stack_count
+    from builder.project import Order
     from ocikit.reference import RepositoryName
 
     elsewhere = None if reuse_from is None else RepositoryName.parse(reuse_from)
-    async with _bench(root, to, hash_compat, elsewhere) as bench:
-        return await plan_project(bench.project, bench.inputs, bench.store, force=force)
+    found: list[tuple[str, PlannedAction]] = []
+    pinned: dict[str, int] = {}
+    async with _benches(root, to, hash_compat, platforms, elsewhere) as benches:
+        for bench in benches:
+            actions = await plan_project(bench.project, bench.inputs, bench.store, force=force)
+            found += [(str(bench.platform), action) for action in actions]
+        if bench.project.options.order is Order.POPULARITY:
+            wanted = wanted_images(bench.project, complete_names(bench.project))
+            published = await as_published(wanted, bench.store)
+            pinned["as published"] = stack_count([image.chunks for image in published])
+    return found, pinned
 
 
-async def _compat_inputs(root: Path, to: str, hash_compat: str) -> "Mapping[str, Inputs]":
-    async with _bench(root, to, hash_compat, None) as bench:
-        return bench.inputs
+async def _compat_inputs(
+    root: Path, to: str, hash_compat: str, platform: "Platform | None"
+) -> "Mapping[str, Inputs]":
+    async with _benches(root, to, hash_compat, [platform] if platform else [], None) as benches:
+        return benches[0].inputs
 
 
-def _bench(
-    root: Path, to: str, hash_compat: str, reuse_from: "RepositoryName | None"
-) -> "AbstractAsyncContextManager[Workbench]":
-    from builder.app import workbench
+def _benches(
+    root: Path,
+    to: str,
+    hash_compat: str,
+    platforms: "Sequence[Platform]",
+    reuse_from: "RepositoryName | None",
+) -> "AbstractAsyncContextManager[Sequence[Workbench]]":
+    from builder.app import workbenches
     from builder.build import Reporter
     from builder.settings import BuilderSettings
     from ocikit.reference import RepositoryName
@@ -204,4 +272,12 @@ def _bench(
     reporter = Reporter(lambda _: None, lambda _name, _line: None)  # warnings were given when it was loaded
     settings = load(BuilderSettings, "builder")
     name = RepositoryName.parse(to)
-    return workbench(root, name, settings, reporter, reuse_from=reuse_from, hash_compat=hash_compat)
+    return workbenches(
+        root,
+        name,
+        settings,
+        reporter,
+        platforms=platforms,
+        reuse_from=reuse_from,
+        hash_compat=hash_compat,
+    )

@@ -8,10 +8,13 @@ import click
 
 from cli.main import run
 from cli.output import Output
+from cli.platform_option import PlatformType
 
 if TYPE_CHECKING:
-    from builder.chunk_tests import TestCase
+    from builder.chunk_tests import TestCase, TestResult
     from builder.project import ChunkTest
+    from ocikit.compose import ComposedImage
+    from ocikit.descriptor import Platform
     from ocikit.repository import Image, Repository
 
 
@@ -25,7 +28,14 @@ if TYPE_CHECKING:
     help="Where the tests are; the gate runs those of every chunk that IMAGE is made of.",
 )
 @click.option("--no-test", is_flag=True, help="Move it without asking the tests: not safe in general.")
-@click.option("--platform", metavar="OS/ARCH", help="Of images for several platforms, this one.")
+@click.option(
+    "--platform",
+    "platforms",
+    type=PlatformType(),
+    multiple=True,
+    metavar="OS/ARCH",
+    help="Of an image for several platforms only this one; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def rebase(
     image_ref: str,
@@ -33,56 +43,45 @@ def rebase(
     to: str,
     project: Path | None,
     no_test: bool,
-    platform: str | None,
+    platforms: "tuple[Platform, ...]",
     as_json: bool,
 ) -> None:
     """Put the layers that IMAGE has above its base onto BASE; nothing is built, no layer is read.
 
     IMAGE says by org.opencontainers.image.base.digest which base it has; that base must be in IMAGE's
-    repository. The result is named only if the tests of its chunks pass on it.
+    repository. The result is named only if the tests of its chunks pass on it. An index stays one: all its
+    platforms are moved, or those given, and each must be one whose tests this host can run.
     """
-    from builder.chunk_images import BASE_DIGEST
-    from builder.images import as_image
-    from builder.rebase import rebase_image
-    from ocikit.descriptor import Platform
-    from ocikit.digest import Digest
+    from builder.rebase_images import Place, rebase_images
     from ocikit.errors import InvalidManifest
     from ocikit.opening import repositories
     from ocikit.reference import Reference
-    from ocikit.repository import load_image, push_config_and_manifest
 
     if project is None and not no_test:
         raise click.UsageError("give --project DIR, whose tests are the gate, or --no-test")
     output = Output(as_json=as_json)
-    source, base_ref, target = (Reference.parse(text) for text in (image_ref, onto, to))
-    wanted = None if platform is None else Platform.parse(platform)
+    source, base, target = (Reference.parse(text) for text in (image_ref, onto, to))
 
     async def work() -> tuple[str, int]:
-        from builder.chunk_store import transfer_blob
-
+        if target.is_digest:
+            raise InvalidManifest("the result needs a tag, not a digest", to)
+        passed: list[TestResult] = []
         async with repositories() as opener:
-            repository, bases, destination = (
-                opener.open(source.name), opener.open(base_ref.name), opener.open(target.name, create=True)
-            )  # fmt: skip
-            image = await load_image(repository, source.reference, wanted)
-            recorded = image.manifest.annotations.get(BASE_DIGEST, "")
-            if not recorded:
-                raise InvalidManifest("does not say on which base it was built", image_ref)
-            old = await load_image(repository, Digest.parse(recorded), wanted)
-            new = await load_image(bases, base_ref.reference, wanted)
-            composed = rebase_image(image, old.config, new, (image_ref, str(base_ref.reference)))
-            moved = {layer.digest for layer in new.manifest.layers}
-            for layer in composed.layers:
-                await transfer_blob(layer, bases if layer.digest in moved else repository, destination)
-            tested = 0
-            if project is not None and not no_test:
-                tested = await _gate(project, as_image(composed), destination, str(target))
-            if target.is_digest:
-                raise InvalidManifest("the result needs a tag, not a digest", to)
-            stored = await push_config_and_manifest(
-                destination, composed.config, composed.manifest, str(target.reference)
+            destination = opener.open(target.name, create=True)
+
+            async def gate(image: "ComposedImage") -> None:
+                if project is not None and not no_test:
+                    passed.extend(await _gate(project, image, destination, to))
+
+            digest = await rebase_images(
+                Place(opener.open(source.name), source.reference, image_ref),
+                Place(opener.open(base.name), base.reference, onto),
+                destination,
+                str(target.reference),
+                platforms,
+                gate,
             )
-            return str(stored.digest), tested
+        return str(digest), len(passed)
 
     digest, tested = run(work())
     output.result(
@@ -91,12 +90,16 @@ def rebase(
     )
 
 
-async def _gate(project: Path, image: "Image", repository: "Repository", name: str) -> int:
-    """Runs the tests of the chunks whose layers ``image`` has; raises TestsFailed."""
+async def _gate(
+    project: Path, composed: "ComposedImage", repository: "Repository", name: str
+) -> "Sequence[TestResult]":
+    """Runs the tests of the chunks whose layers the image has; raises TestsFailed and EngineUnavailable."""
     import asyncio
 
-    from builder.chunk_tests import PassedTests, TestRunner, describe_failure
-    from builder.errors import TestsFailed
+    from builder.chunk_tests import PassedTests, TestRunner
+    from builder.errors import EngineUnavailable
+    from builder.images import as_image, raise_failures
+    from builder.platforms import is_runnable
     from builder.project_files import load_project
     from builder.sandbox import Sandbox
     from builder.settings import BuilderSettings
@@ -109,7 +112,13 @@ async def _gate(project: Path, image: "Image", repository: "Repository", name: s
     await asyncio.to_thread(state.prepare)
     loaded = await asyncio.to_thread(load_project, project)
     tests = {name: chunk.tests for name, chunk in {**loaded.chunks, "base": loaded.base}.items()}
+    image = as_image(composed)
     cases = _cases(image, tests, name)
+    if cases and not is_runnable(composed.platform):
+        raise EngineUnavailable(
+            f"the gate for {composed.platform}",
+            "this host cannot run its tests; leave it out by --platform, or use --no-test",
+        )
     runner = TestRunner(
         Sandbox(UnpackedLayers(state.unpacked)),
         PassedTests(state.test_results),
@@ -117,9 +126,8 @@ async def _gate(project: Path, image: "Image", repository: "Repository", name: s
         timeout_s=settings.test_timeout,
     )
     results = await runner.run(image, repository, cases)
-    if failures := [describe_failure(result) for result in results if result.failure]:
-        raise TestsFailed(failures)
-    return len(results)
+    raise_failures(results)
+    return results
 
 
 def _cases(image: "Image", tests: "Mapping[str, Sequence[ChunkTest]]", name: str) -> "Sequence[TestCase]":

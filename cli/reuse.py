@@ -9,12 +9,13 @@ import click
 
 from cli.main import run
 from cli.output import Output, table
+from cli.platform_option import ONE_OF_SEVERAL
 from servicekit.units import format_size
 
 if TYPE_CHECKING:
     from builder.reuse import ImageUse, ReuseReport
+    from ocikit.descriptor import Platform
 
-_PLATFORM = click.option("--platform", metavar="OS/ARCH", help="Of images for several platforms, this one.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -25,14 +26,14 @@ def reuse() -> None:
 
 @reuse.command("report")
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
-@_PLATFORM
+@ONE_OF_SEVERAL
 @click.option("--matrix", is_flag=True, help="Also the bytes to pull each image where another is.")
 @click.option("--versions", is_flag=True, help="Each REF is a version, oldest first: also churn per chunk.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page as well.")
 @_JSON
 def report_command(
     refs: tuple[str, ...],
-    platform: str | None,
+    platform: "Platform | None",
     matrix: bool,
     versions: bool,
     page: Path | None,
@@ -71,9 +72,9 @@ def report_command(
 @reuse.command("diff")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@_PLATFORM
+@ONE_OF_SEVERAL
 @_JSON
-def diff_command(first: str, second: str, platform: str | None, as_json: bool) -> None:
+def diff_command(first: str, second: str, platform: "Platform | None", as_json: bool) -> None:
     """What pulling B costs on a node that has A, and why layers are not shared."""
     from builder.reuse_diff import diff
 
@@ -157,11 +158,9 @@ def _tables(output: Output, fields: Mapping[str, Any]) -> None:
         output.console.print(table(("chunk", "new", "of", "versions a layer lives"), rows, title="\n"))
 
 
-async def _load(sets: Sequence[Sequence[str]], platform: str | None) -> "Sequence[Sequence[ImageUse]]":
+async def _load(sets: Sequence[Sequence[str]], platform: "Platform | None") -> "Sequence[Sequence[ImageUse]]":
     from builder.reuse_loading import load_images
-    from ocikit.descriptor import Platform
     from ocikit.opening import repositories
 
-    wanted = None if platform is None else Platform.parse(platform)
     async with repositories() as opener:
-        return [await load_images(opener, refs, wanted) for refs in sets]
+        return [await load_images(opener, refs, platform) for refs in sets]

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ocikit import media_types
-from ocikit.descriptor import Descriptor
+from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest
 from ocikit.errors import InvalidManifest, NotBuiltFromBase
 from ocikit.image_config import ImageConfig, layer_history
-from ocikit.manifest import Manifest, RawManifest
+from ocikit.manifest import Index, Manifest, RawManifest
 
 MAX_LAYERS = 127
 """What overlayfs can stack in one mount, as Docker's graph driver and containerd count it."""
@@ -54,6 +54,7 @@ class ComposedImage:
     manifest_descriptor: Descriptor
     config_descriptor: Descriptor
     layers: tuple[Descriptor, ...]
+    platform: Platform
 
 
 def compose(
@@ -99,7 +100,24 @@ def compose(
         extra=base_manifest.extra,
     )
     raw = RawManifest.of(media_types.OCI_MANIFEST, manifest.dump())
-    return ComposedImage(raw.data, config_bytes, raw.descriptor, config_descriptor, descriptors)
+    return ComposedImage(
+        raw.data, config_bytes, raw.descriptor, config_descriptor, descriptors, config.platform
+    )
+
+
+def compose_index(images: Sequence[ComposedImage]) -> RawManifest:
+    """The index of one image for each platform, in the platforms' order whatever that of ``images``.
+
+    Raises InvalidManifest when two are for the same platform.
+    """
+    by_platform = {str(image.platform): image for image in images}
+    if len(by_platform) != len(images):
+        raise InvalidManifest("two images for the same platform", f"index of {', '.join(by_platform)}")
+    described = [
+        dataclasses.replace(image.manifest_descriptor, platform=image.platform)
+        for _, image in sorted(by_platform.items())
+    ]
+    return RawManifest.of(media_types.OCI_INDEX, Index(tuple(described)).dump())
 
 
 def paired_layers(manifest: Manifest, config: ImageConfig) -> Sequence[Layer]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ocikit import media_types
 from ocikit.blobs import BlobSource, BlobStore, read_blob
+from ocikit.compose import ComposedImage, compose_index
 from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest
 from ocikit.errors import InvalidManifest, ManifestNotFound
@@ -62,14 +63,21 @@ async def load_image(
 ) -> Image:
     """The image for ``platform``; None is right only for a reference that is not an index, or has one entry.
 
-    Raises ManifestNotFound (also when the platform is not offered), InvalidManifest, InvalidConfig.
+    Of an image in an index the index's word counts, of one alone its config's. Raises ManifestNotFound (also
+    when the platform is not offered), InvalidManifest, InvalidConfig.
     """
     raw = await repository.manifest(reference)
-    document = parse_manifest_or_index(raw)
-    if isinstance(document, Index):
-        chosen = choose_platform(document, platform, f"{repository.title}:{reference}")
-        return await load_image(repository, chosen.digest, platform)
-    return await complete_image(repository.blobs, raw, document)
+    document, title = parse_manifest_or_index(raw), f"{repository.title}:{reference}"
+    is_chosen = False
+    while isinstance(document, Index):
+        chosen = choose_platform(document, platform, title)
+        raw, is_chosen = await repository.manifest(chosen.digest), True
+        document = parse_manifest_or_index(raw)
+    image = await complete_image(repository.blobs, raw, document)
+    offered = image.config.platform
+    if platform is not None and not is_chosen and offered.os and not offered.satisfies(platform):
+        raise ManifestNotFound(f"{title} for {platform} (it is for {offered})")
+    return image
 
 
 def choose_platform(index: Index, platform: Platform | None, title: str) -> Descriptor:
@@ -109,6 +117,18 @@ async def push_config_and_manifest(
         await writer.write(config)
         await writer.commit()
     return await repository.put_manifest(RawManifest.of(media_types.OCI_MANIFEST, manifest), tag)
+
+
+async def push_images(repository: Repository, images: Sequence[ComposedImage], tag: str) -> Descriptor:
+    """Stores composed images, one for each platform, whose layers are there already; the tag moves last.
+
+    One alone is stored as it is, several as the index of them.
+    """
+    if len(images) == 1:
+        return await push_config_and_manifest(repository, images[0].config, images[0].manifest, tag)
+    for image in images:
+        await push_config_and_manifest(repository, image.config, image.manifest, None)
+    return await repository.put_manifest(compose_index(images), tag)
 
 
 def annotations_of(raw: RawManifest) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import containerd as _containerd
@@ -18,6 +19,9 @@ from tests.support.components import header, require
 from tests.support.processes import take_logs
 
 _buckets = itertools.count(1)
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # the machine may be busy
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_report_header() -> list[str]:

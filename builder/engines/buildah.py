@@ -107,7 +107,8 @@ def _build_arguments(request: BuildRequest, image_file: Path, ignore_file: Path)
         layout, tag = request.base
         args["base"] = f"oci:{layout.name}:{tag}"
     return [
-        "build", "--isolation", "chroot", "--layers=false", "--identity-label=false", "--format", "oci",
+        "build", "--platform", str(request.platform),
+        "--isolation", "chroot", "--layers=false", "--identity-label=false", "--format", "oci",
         "--iidfile", str(image_file), "--ignorefile", str(ignore_file),
         "--file", str(request.dockerfile.absolute()),
         *(f"--build-arg={name}={value}" for name, value in sorted(args.items())),

@@ -83,6 +83,7 @@ def _arguments(request: BuildRequest, dockerfile: Path, archive: Path, base_dige
     output = f"type=oci,dest={archive},compression=uncompressed,force-compression=true,oci-mediatypes=true"
     return [
         "buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0",
+        f"--opt=platform={request.platform}",
         f"--local=context={request.context}", f"--local=dockerfile={dockerfile}", *sources,
         *(f"--opt=build-arg:{name}={value}" for name, value in sorted(args.items())),
         *(f"--opt=context:{name}={value}" for name, value in sorted(contexts.items())),

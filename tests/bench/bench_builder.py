@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from builder.app import workbench
+from builder.app import workbenches
 from builder.build import BuildOptions, Reporter
 from builder.contents import ContentsCache
+from builder.image_sets import name_images
 from builder.images import complete_names, wanted_images
 from builder.layer_publish import LayerRecords, publish_layer
 from builder.plan import chain_id_counts
@@ -38,19 +39,19 @@ _IMAGES = 1000
 
 async def _build(project: Path, to: str, state: Path, engine: TarEngine) -> None:
     settings = BuilderSettings(state_dir=state, jobs=4)
-    async with workbench(project, RepositoryName.parse(to), settings, _QUIET) as bench:
+    async with workbenches(project, RepositoryName.parse(to), settings, _QUIET) as (bench,):
         builder = bench.builder(engine, BuildOptions(4, 0))
         base = await builder.base()
         await builder.chunks(list(bench.project.chunks), base.image)
 
 
 async def _combine(project: Path, to: str, state: Path) -> int:
-    async with workbench(
-        project, RepositoryName.parse(to), BuilderSettings(state_dir=state), _QUIET
-    ) as bench:
+    async with workbenches(project, RepositoryName.parse(to), BuilderSettings(state_dir=state), _QUIET) as (
+        bench,
+    ):
         maker, wanted = bench.image_maker(None), wanted_images(bench.project, complete_names(bench.project))
-        base, chunks = await maker.load(sorted({name for image in wanted for name in image.chunks}))
-        return len(await maker.make(wanted, base, chunks))
+        parts = await maker.load(sorted({name for image in wanted for name in image.chunks}))
+        return len(await name_images(bench.store.target, [await maker.make(wanted, parts)]))
 
 
 @contextlib.contextmanager

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.app import workbench
+from builder.app import workbenches
 from builder.attestations import RESULTS_MEDIA_TYPE, SPDX_MEDIA_TYPE
 from builder.build import BuildOptions, Done, Reporter
-from builder.images import complete_names, wanted_images
 from builder.plan import Action
+from builder.project_files import load_project
 from builder.settings import BuilderSettings
 from ocikit.manifest import Manifest
 from ocikit.opening import repositories
@@ -38,7 +38,7 @@ async def build(
     project: Path, to: str, settings: BuilderSettings, engine: TarEngine, *, reuse_from: str | None = None
 ) -> Sequence[Done]:
     other = RepositoryName.parse(reuse_from) if reuse_from else None
-    async with workbench(project, RepositoryName.parse(to), settings, QUIET, reuse_from=other) as bench:
+    async with workbenches(project, RepositoryName.parse(to), settings, QUIET, reuse_from=other) as (bench,):
         builder = bench.builder(engine, BuildOptions(8, 0))
         base = await builder.base()
         return [base, *await builder.chunks(list(bench.project.chunks), base.image)]
@@ -138,17 +138,50 @@ def test_popularity_needs_far_fewer_snapshots(project: Path, tmp_path: Path):
     assert counts["lower_bound"] == 39
 
 
-async def test_wanted_images_take_the_projects_order(
+async def test_the_order_by_popularity_stays_with_images_that_are_out(
     project: Path, settings: BuilderSettings, tmp_path: Path
 ):
-    (project / "dazzle.yaml").write_text(
-        (project / "dazzle.yaml").read_text() + "lapstrake: {order: popularity}\n"
+    to, lapstrake = f"oci:{tmp_path / 'i'}", Lapstrake(settings.state_dir)
+    written = (project / "dazzle.yaml").read_text()
+    (project / "dazzle.yaml").write_text(f"{written}lapstrake: {{order: popularity}}\n")
+    await build(project, to, settings, TarEngine())
+    combine = ("combine", project, "--to", to, "--all", "--no-test", "--json")
+    first = {item["name"]: item for item in lapstrake(*combine).document["combinations"]}
+    assert first["full"]["chunks"][:3] == ["dep-cacert-update", "tool-docker", "tool-tailscale"]
+    more = "".join(f"  - name: more-{at}\n    chunks: [lang-clojure, lang-r]\n" for at in range(50))
+    crowded = f"{written}lapstrake: {{order: popularity}}\n".replace(
+        "  combinations:\n", f"  combinations:\n{more}"
     )
-    async with workbench(project, RepositoryName.parse(f"oci:{tmp_path / 'i'}"), settings, QUIET) as bench:
-        wanted = {
-            item.name: item.chunks for item in wanted_images(bench.project, complete_names(bench.project))
-        }
-    assert wanted["full"][:3] == ("dep-cacert-update", "tool-docker", "tool-tailscale")
+    (project / "dazzle.yaml").write_text(crowded)
+    second = {item["name"]: item for item in lapstrake(*combine).document["combinations"]}
+    assert {name: second[name]["digest"] for name in first} == {name: first[name]["digest"] for name in first}
+    counts = lapstrake("project", "plan", project, "--to", to, "--json").document["chain_ids"]
+    assert counts["as published"] != counts["popularity"]
+    third = {item["name"]: item for item in lapstrake(*combine, "--reorder").document["combinations"]}
+    assert third["full"]["chunks"][0] == "lang-clojure"
+
+
+async def test_each_test_of_a_unit_runs_once_for_all_the_images_that_leave_it_alone(
+    project: Path, settings: BuilderSettings, tmp_path: Path
+):
+    to = f"oci:{tmp_path / 'i'}"
+    busybox = Path("/bin/busybox").read_bytes()
+    await build(project, to, settings, TarEngine(base_files={"bin/bash": busybox, "bin/sh": busybox}))
+    for path in (project / "tests").iterdir():
+        path.write_text(re.sub(r"entrypoint: .*", "entrypoint: [sh, -c]", path.read_text()))
+        path.write_text(re.sub(r'command: \["(\S+).*', r'command: ["echo \1 0123456789"]', path.read_text()))
+    loaded = load_project(project)
+    used = {chunk for item in loaded.combinations.values() for chunk in item.chunks}
+    pairs = sum(len(loaded.chunk(name).tests) for name in used)
+    asked = sum(
+        len(loaded.chunk(name).tests) for item in loaded.combinations.values() for name in item.chunks
+    )
+    lapstrake = Lapstrake(settings.state_dir)
+    done = lapstrake("combine", project, "--to", to, "--all", "--json").document
+    assert done["tests"] == {"run": pairs, "cached": asked - pairs, "skipped": 0}
+    assert pairs < asked / 4
+    again = lapstrake("combine", project, "--to", to, "--all", "--json").document
+    assert again["tests"] == {"run": 0, "cached": asked, "skipped": 0}
 
 
 async def test_images_are_attested_by_referrers(

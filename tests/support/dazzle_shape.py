@@ -8,9 +8,9 @@ import io
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from builder.engine import BuildRequest, BuiltImage, LogLine
-from ocikit.descriptor import Platform
 from ocikit.digest import Digest
 from ocikit.image_config import ImageConfig
 from ocikit.layout import LayoutRepository
@@ -118,9 +118,12 @@ class TarEngine:
 
     name = "tar"
 
-    def __init__(self, *, layer_bytes: int = 2000) -> None:
+    def __init__(
+        self, *, layer_bytes: int = 2000, base_files: Mapping[str, bytes] = MappingProxyType({})
+    ) -> None:
         self.built: list[str] = []
         self._layer_bytes = layer_bytes
+        self._base_files = base_files
 
     async def build(self, request: BuildRequest, on_log: LogLine) -> BuiltImage:
         on_log(f"building {request.name}")
@@ -133,10 +136,14 @@ class TarEngine:
             member = tarfile.TarInfo(f"opt/{request.name.replace(':', '-')}")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
+            for path, content in (self._base_files if request.base is None else {}).items():
+                member = tarfile.TarInfo(path)
+                member.size, member.mode = len(content), 0o755
+                archive.addfile(member, io.BytesIO(content))
         diff_id = Digest.of(tar.read_bytes())
         env = {"Env": ["PATH=/usr/bin:/bin", "HOME=/home/me"]}
         if request.base is None:
-            return BuiltImage(ImageConfig(Platform("linux", "amd64"), (diff_id,), execution=env), (tar,))
+            return BuiltImage(ImageConfig(request.platform, (diff_id,), execution=env), (tar,))
         base = await load_image(LayoutRepository(request.base[0]), request.base[1])
         own = {"Env": [f"PATH=/opt/{request.name}:/usr/bin:/bin", "HOME=/home/me"]}
         config = ImageConfig(base.config.platform, (*base.config.diff_ids, diff_id), base.config.history, own)

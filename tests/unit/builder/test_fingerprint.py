@@ -7,7 +7,10 @@ import pytest
 from builder.errors import ProjectInvalid
 from builder.fingerprint import Inputs, differences, project_inputs
 from builder.project_files import load_project
+from ocikit.descriptor import Platform
 from ocikit.manifest import canonical_json
+
+AMD64 = Platform("linux", "amd64")
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def hashes(root: Path) -> dict[str, str]:
-    return {name: inputs.hash for name, inputs in project_inputs(load_project(root)).items()}
+    return {name: inputs.hash for name, inputs in project_inputs(load_project(root), AMD64).items()}
 
 
 def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
@@ -91,23 +94,23 @@ def test_the_hash_is_the_same_in_another_directory(root: Path, tmp_path_factory:
 
 def test_a_pattern_is_anchored_at_the_context_as_docker_has_it(root: Path):
     (root / "chunks/a/.dockerignore").write_text("deep\n**/*.md\n")
-    sources = project_inputs(load_project(root))["a"].sources
+    sources = project_inputs(load_project(root), AMD64)["a"].sources
     assert set(sources) == {"/dir", "/dir/deep", "/link", "/run.sh"}
 
 
 def test_inputs_survive_being_stored(root: Path):
-    inputs = project_inputs(load_project(root))["v:1"]
+    inputs = project_inputs(load_project(root), AMD64)["v:1"]
     assert Inputs.parse(json.loads(canonical_json(inputs.dump()))) == inputs
     assert Inputs.parse({"format_version": 99}) is None
 
 
 def test_differences_are_named(root: Path):
-    before = project_inputs(load_project(root))
+    before = project_inputs(load_project(root), AMD64)
     (root / "chunks/a/run.sh").chmod(0o755)
     (root / "chunks/a/README.md").rename(root / "chunks/a/other")
     replace("chunks/v/chunk.yaml", "V: '2'", "W: '2'")(root)
     replace("base/Dockerfile", "scratch", "scratch AS x")(root)
-    after = project_inputs(load_project(root))
+    after = project_inputs(load_project(root), AMD64)
     assert differences(after["a"], before["a"]) == [
         "base changed", "source /other added", "source /run.sh changed"
     ]  # fmt: skip

@@ -1,12 +1,13 @@
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.fingerprint import Inputs
-from builder.plan import Action, Published, chain_id_counts, layer_order, plan_chunk
+from builder.plan import Action, Published, chain_id_counts, layer_order, pinned_order, plan_chunk
 
-INPUTS = Inputs("b", "d", {"A": "1"}, {"/f": "file 0644 x"})
+INPUTS = Inputs("linux/amd64", "b", "d", {"A": "1"}, {"/f": "file 0644 x"})
 
 
 def test_what_is_there_on_this_base_is_reused():
@@ -57,3 +58,17 @@ def test_counts_the_stacks_of_each_order():
 def test_no_order_goes_below_the_bound(combinations: dict[str, list[str]]):
     counts = chain_id_counts(combinations)
     assert all(count >= counts["lower_bound"] for count in counts.values())
+
+
+@pytest.mark.parametrize(
+    ("now", "published", "expected"),
+    [
+        (["a", "b", "c"], ["b", "a", "c"], ["b", "a", "c"]),
+        (["new", "a", "b"], ["base", "b", "b", "a", "merged-files"], ["b", "a", "new"]),
+        (["a"], ["b", "a"], ["a"]),
+        (["a", "b"], [], ["a", "b"]),
+    ],
+    ids=["kept", "what is new on top", "what is gone", "never published"],
+)
+def test_an_image_that_is_out_keeps_its_order(now: list[str], published: list[str], expected: list[str]):
+    assert list(pinned_order(now, published)) == expected

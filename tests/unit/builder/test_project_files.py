@@ -228,3 +228,14 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
         value.fields(("combiner", "name"), "it")
         value.items("it")
         value.text_map("it")
+
+
+def test_platforms_are_read_and_judged(tmp_path: Path):
+    project = load_project(
+        write(tmp_path, dazzle_yaml="lapstrake: {platforms: [linux/amd64, linux/arm64/v8]}\n")
+    )
+    assert [str(one) for one in project.options.platforms] == ["linux/amd64", "linux/arm64/v8"]
+    write(tmp_path, dazzle_yaml="lapstrake: {platforms: [arm64, linux/amd64, linux/amd64]}\n")
+    found = problems(tmp_path)
+    assert "dazzle.yaml:1: 'arm64' is not a platform" in found
+    assert "platform linux/amd64 appears twice" in found

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocikit import media_types
-from ocikit.compose import MAX_LAYERS, Addition, compose, strip_base
+from ocikit.compose import MAX_LAYERS, Addition, compose, compose_index, strip_base
 from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest
 from ocikit.errors import InvalidConfig, InvalidInput, InvalidManifest, NotBuiltFromBase, UnsupportedMediaType
@@ -190,6 +190,21 @@ def test_more_layers_than_runtimes_stack_are_refused() -> None:
     compose(base.manifest, base.config, [Addition((layer,) * (MAX_LAYERS - 3))])
     with pytest.raises(InvalidManifest, match="128 layers; container runtimes take at most 127"):
         compose(base.manifest, base.config, [Addition((layer,) * (MAX_LAYERS - 2))])
+
+
+def test_an_index_is_the_same_whatever_the_order_of_its_images() -> None:
+    base = random_image(1)
+    images = [
+        compose(base.manifest, dataclasses.replace(base.config, platform=Platform("linux", name)), [])
+        for name in ("s390x", "amd64", "arm64")
+    ]
+    index = compose_index(images)
+    assert index == compose_index(images[::-1])
+    listed = Index.parse(index.data).manifests
+    assert [str(item.platform) for item in listed] == ["linux/amd64", "linux/arm64", "linux/s390x"]
+    assert {item.digest for item in listed} == {image.manifest_descriptor.digest for image in images}
+    with pytest.raises(InvalidManifest, match="two images for the same platform"):
+        compose_index([images[0], images[0]])
 
 
 def test_docker_parts_are_described_in_oci_terms() -> None:
