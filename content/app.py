@@ -107,7 +107,13 @@ def _rates(settings: ContentSettings | JobSettings) -> Rates:
 
 
 def _store_setup(settings: ContentSettings, store: MultipartStore) -> StoreSetup:
-    return StoreSetup(settings.store, settings.s3_endpoint or None, settings.concurrency, store.properties)
+    return StoreSetup(
+        settings.store,
+        settings.s3_endpoint or None,
+        settings.concurrency,
+        store.properties,
+        str(settings.state_dir.absolute()),
+    )
 
 
 def _groups(settings: ContentSettings, metrics: IoMetrics) -> JobGroups | None:

@@ -64,6 +64,11 @@ class ContentSettings:
     workspaces_root: Path = setting(
         PATH, Path("/var/lib/lapstrake/workspaces"), "The directory below which all workspaces are."
     )
+    state_dir: Path = setting(
+        PATH,
+        Path("~/.cache/lapstrake/content").expanduser(),
+        "Where it is noted how far each upload is, so that it is continued after a crash.",
+    )
     tokens_file: Path | None = setting(
         PATH, None, "JSON file of bearer tokens: a token to the owner it is limited to, '*' for any."
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from content.backup import BackupRequest, BackupResult, back_up
 from content.confinement import confined
+from content.journal import JournalDirectory
 from content.keys import Workspace
 from content.objects.base import MultipartStore
 from content.progress import Progress
@@ -22,6 +23,7 @@ class Tools:
     store: MultipartStore
     progress: Progress
     pace: DiskPace
+    journals: JournalDirectory | None = None
 
 
 Task = Mapping[str, Any]
@@ -41,7 +43,9 @@ async def _back_up(task: Task, tree: Path, tools: Tools) -> Mapping[str, Any]:
     workspace = Workspace.parse(task["workspace"])
     request = BackupRequest(tree, workspace, tuple(task["exclude"]), task["incarnation"])
     return backup_document(
-        await back_up(request, tools.store, progress=tools.progress, pace=tools.pace),
+        await back_up(
+            request, tools.store, progress=tools.progress, journals=tools.journals, pace=tools.pace
+        ),
     )
 
 
@@ -61,6 +65,7 @@ def backup_document(result: BackupResult) -> dict[str, Any]:
         "tar_bytes": result.snapshot.tar_bytes,
         "sent_bytes": result.sent_bytes,
         "copied_bytes": result.copied_bytes,
+        "resumed_bytes": result.resumed_bytes,
         "files_read": result.files_read,
         "left_out": [{"path": item.path, "reason": item.reason} for item in result.left_out],
         "duration_s": round(result.duration_s, 3),

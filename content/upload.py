@@ -3,12 +3,15 @@
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
+from content import resume
 from content.archive import crc32
 from content.archive.parts import Part
 from content.archive.reuse import CopyRange
+from content.journal import NotedPart, UploadJournal
 from content.objects.base import MultipartStore, ObjectInfo, PartRef, Upload, UploadedPart
 from servicekit.throttle import Bucket, Throttle
 
@@ -23,7 +26,8 @@ class PartUploader:
     """Sends parts of one upload. `emit` and `lend` are for one filling thread, all else for the event loop.
 
     Holds at most ``concurrency`` parts under way; their buffers are lent again when they are sent. What was
-    filled is paid for at ``read`` before more is.
+    filled is paid for at ``read`` before more is. Parts that the store has from an earlier run (``held``) are
+    not sent again; those it takes are noted in ``journal``.
     """
 
     def __init__(
@@ -32,15 +36,17 @@ class PartUploader:
         upload: Upload,
         *,
         concurrency: int,
-        on_part: Callable[[UploadedPart], None] = lambda _: None,
         read: Bucket | None = None,
+        held: Mapping[int, NotedPart] = MappingProxyType({}),
+        journal: UploadJournal | None = None,
     ) -> None:
         self._store = store
         self._upload = upload
         self._loop = asyncio.get_running_loop()
         self._slots = asyncio.Semaphore(concurrency)
         self._copying = asyncio.Semaphore(concurrency)
-        self._on_part = on_part
+        self._held = held
+        self._journal = journal
         self._read = read or Throttle()
         self._accepting: asyncio.Task[Any] | None = None
         self._spare: list[bytearray] = []
@@ -49,6 +55,7 @@ class PartUploader:
         self._error: BaseException | None = None
         self.parts: dict[int, UploadedPart] = {}
         self.sent_bytes = 0
+        self.resumed_bytes = 0
 
     def lend(self, size_bytes: int) -> bytearray:
         """A buffer of exactly ``size_bytes``."""
@@ -102,11 +109,20 @@ class PartUploader:
             data = part.data if whole else bytes(memoryview(part.data)[: part.size_bytes])
             value = await asyncio.to_thread(crc32.of, data)
             ref = PartRef(part.number, part.offset, part.size_bytes, value)
-            self.add(await self._store.put_part(self._upload, ref, data))
-            self.sent_bytes += part.size_bytes
+            if not await self._is_held(ref, data, ""):
+                await self._add(await self._store.put_part(self._upload, ref, data), "")
+                self.sent_bytes += part.size_bytes
             self._spare.append(part.data)
         finally:
             self._slots.release()
+
+    async def _is_held(self, ref: PartRef, data: bytes | bytearray | None, source: str) -> bool:
+        noted = self._held.get(ref.number)
+        if noted is None or not await asyncio.to_thread(resume.is_same, noted, ref, data, source):
+            return False
+        self.parts[ref.number] = UploadedPart(ref, noted.etag)
+        self.resumed_bytes += ref.size_bytes
+        return True
 
     def copy(self, source: ObjectInfo, ranges: Sequence[CopyRange]) -> None:
         """Has the store copy ``ranges`` of ``source``, beside whatever is sent."""
@@ -116,12 +132,16 @@ class PartUploader:
     async def _copy(self, source: ObjectInfo, one: CopyRange) -> None:
         async with self._copying:
             ref = PartRef(one.number, one.new_offset, one.length, one.crc32)
-            self.add(await self._store.copy_part(self._upload, ref, source, one.old_offset))
+            origin = f"{source.key}@{source.etag}:{one.old_offset}"
+            if not await self._is_held(ref, None, origin):
+                await self._add(
+                    await self._store.copy_part(self._upload, ref, source, one.old_offset), origin
+                )
 
-    def add(self, part: UploadedPart) -> None:
-        """Notes a part that is there."""
+    async def _add(self, part: UploadedPart, source: str) -> None:
         self.parts[part.ref.number] = part
-        self._on_part(part)
+        if self._journal is not None:
+            await self._journal.note(part, source)
 
     def _stop(self) -> None:
         self._stopped = True

@@ -45,6 +45,14 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands note between runs stays out of the home directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAPSTRAKE_CONTENT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def docker_registry_factory(tmp_path: Path) -> _docker_registry.DockerRegistryFactory:
     """Starts registries: ``with docker_registry_factory(proxy=None) as registry``."""

@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from content.archive import crc32
 from content.errors import (
@@ -39,6 +39,7 @@ from content.objects.base import (
     UploadedPart,
 )
 from servicekit.atomic import atomic_write, durable_rename, fsync_dir
+from servicekit.threads import in_thread
 
 T = TypeVar("T")
 _READ_BYTES = 4 << 20
@@ -68,7 +69,7 @@ class DirectoryObjectStore:
         return self._objects.joinpath(*parts)
 
     async def _run(self, key: str, work: Callable[[], T]) -> T:
-        return await asyncio.to_thread(self._translated, key, work)
+        return await in_thread(self._translated, key, work)
 
     def _translated(self, key: str, work: Callable[[], T]) -> T:
         try:
@@ -227,6 +228,14 @@ class DirectoryObjectStore:
         return await self._run(upload.key, lambda: self._list_parts(upload))
 
     def _list_parts(self, upload: Upload) -> dict[int, UploadedPart]:
+        """Those whose bytes are there: after a power cut a line may have outlived its data."""
+        noted = self._noted_parts(upload)
+        with (self._directory(upload) / "data").open("rb") as data:
+            return {
+                number: part for number, part in noted.items() if _crc32_at(data, part.ref) == part.ref.crc32
+            }
+
+    def _noted_parts(self, upload: Upload) -> dict[int, UploadedPart]:
         found: dict[int, UploadedPart] = {}
         for line in (self._directory(upload) / "parts").read_bytes().splitlines():
             try:
@@ -243,7 +252,7 @@ class DirectoryObjectStore:
 
     def _complete(self, upload: Upload, parts: Sequence[UploadedPart]) -> ObjectInfo:
         directory, path = self._directory(upload), self._path(upload.key)
-        known = self._list_parts(upload)
+        known = self._noted_parts(upload)
         end = 0
         for part in parts:
             if known.get(part.ref.number) != part or part.ref.offset != end:
@@ -284,6 +293,14 @@ class DirectoryObjectStore:
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
     etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
     return ObjectInfo(key, status.st_size, etag, status.st_mtime)
+
+
+def _crc32_at(file: BinaryIO, ref: PartRef) -> int:
+    file.seek(ref.offset)
+    value, left = 0, ref.size_bytes
+    while left and (data := file.read(min(left, _READ_BYTES))):
+        value, left = zlib.crc32(data, value), left - len(data)
+    return value if not left else -1
 
 
 def _copy_range(reading: int, writing: int, source: int, target: int, length: int) -> None:

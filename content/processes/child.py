@@ -13,12 +13,14 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from prometheus_client import Counter, Histogram
 
 from content import tasks
 from content.errors import ContentError
+from content.journal import JournalDirectory
 from content.metrics import StoreMetrics
 from content.objects.base import StoreProperties
 from content.objects.opening import StoreOptions, open_store
@@ -131,7 +133,8 @@ async def _work(message: Mapping[str, Any], channel: Channel, grants: _Grants) -
     try:
         async with open_store(setup["store"], options) as store:
             pace = DiskPace(_RemoteBucket(grants, "read"), _RemoteBucket(grants, "write"))
-            return await tasks.perform(message["task"], tasks.Tools(store, progress, pace))
+            journals = JournalDirectory(Path(setup["state_dir"]))
+            return await tasks.perform(message["task"], tasks.Tools(store, progress, pace, journals))
     finally:
         telling.cancel()
         channel.send("progress", **dataclasses.asdict(progress))

@@ -43,12 +43,13 @@ class JobProcessDied(ContentError):
 
 @dataclass(frozen=True, slots=True)
 class StoreSetup:
-    """How a job's process opens the store; credentials come by the environment."""
+    """How a job's process opens the store and where it notes uploads; credentials are in the environment."""
 
     store: str
     s3_endpoint: str | None
     concurrency: int
     properties: StoreProperties
+    state_dir: str
 
 
 @dataclass(frozen=True, slots=True)
