@@ -299,7 +299,7 @@ def _crc32_at(file: BinaryIO, ref: PartRef) -> int:
     file.seek(ref.offset)
     value, left = 0, ref.size_bytes
     while left and (data := file.read(min(left, _READ_BYTES))):
-        value, left = zlib.crc32(data, value), left - len(data)
+        value, left = crc32.of(data, value), left - len(data)
     return value if not left else -1
 
 
