@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cli.main import root
+from content.settings import ContentSettings
 from registry_facade.settings import FacadeSettings
 from servicekit.settings import describe, load
 
@@ -85,7 +86,8 @@ def test_commands_and_flags_exist(tree):
 
 @pytest.mark.parametrize("tree", TREES)
 def test_environment_variables_exist(tree):
-    known = {item.variable for item in describe(FacadeSettings, "facade")}
+    sections = ((FacadeSettings, "facade"), (ContentSettings, "content"))
+    known = {item.variable for settings, section in sections for item in describe(settings, section)}
     for container, _ in containers(tree):
         names = {entry["name"] for entry in container.get("env", [])}
         assert {name for name in names if name.startswith("LAPSTRAKE_")} <= known
