@@ -144,3 +144,36 @@ def pin(digest: str, undo: bool, config: Path | None, cache_dir: str | None) -> 
     parsed = Digest.parse(digest)
     if not run(set_pin(_cache_dir(config, cache_dir), parsed, pinned=not undo)):
         raise BlobNotFound(parsed, "the cache")
+
+
+@facade.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go, and why.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file, section [facade].")
+@click.option("--cache-dir", metavar="DIR", help="The facade's cache. [~/.cache/lapstrake/facade]")
+@click.option("--ipfs-api", metavar="URL", help="The Kubo node's RPC address.")
+@click.option("--ipfs-max-bytes", metavar="SIZE", help="Its budget. [nine tenths of its StorageMax]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def gc(dry_run: bool, config: Path | None, as_json: bool, **flags: Any) -> None:
+    """Unpin what was pulled least recently from the IPFS node, when it nears its budget.
+
+    A running facade does the same by itself.
+    """
+    from registry_facade.collecting import collect
+    from registry_facade.settings import FacadeSettings
+    from servicekit.settings import SettingsInvalid, load
+    from servicekit.units import format_size
+
+    settings = load(FacadeSettings, "facade", file=config, flags=flags)
+    if not settings.ipfs_api:
+        raise SettingsInvalid(["facade.ipfs_api: says which node; there is nothing to collect without one"])
+    found = run(collect(settings, dry_run=dry_run))
+    rows = [(item["digest"], format_size(item["size"]), item["last_pulled"]) for item in found["layers"]]
+    lines = [
+        f"{format_size(found['occupied_bytes'])} of {format_size(found['budget_bytes'])}: {found['why']}",
+        *(
+            f"{'would unpin' if dry_run else 'unpinned'} {digest}  {size}  last pulled {when}"
+            for digest, size, when in rows
+        ),
+        f"{'would free' if dry_run else 'freed'} {format_size(found['freed_bytes'])}",
+    ]
+    Output(as_json=as_json).result(found, "\n".join(lines))

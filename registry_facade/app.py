@@ -36,6 +36,7 @@ from registry_facade.peers.handlers import PeerHandlers
 from registry_facade.peers.metrics import PeerMetrics
 from registry_facade.providers import DirectorySpecs, ImageSpecProvider, NoSpecs
 from registry_facade.settings import FacadeSettings
+from registry_facade.sharing import SharingRules
 from registry_facade.sources.fellows import answering_fellows
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
@@ -76,7 +77,7 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         upstreams = Upstreams(_upstreams(settings, transport))
         peer_metrics = PeerMetrics.on(metrics)
         neighbours = await stack.enter_async_context(
-            neighbours_of(settings, metrics, background, peer_metrics)
+            neighbours_of(settings, metrics, background, peer_metrics, catalog)
         )
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="lapstrake-"))
         address = Path(directory) / "worker.sock"
@@ -89,9 +90,16 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
             neighbours=neighbours,
         )
         await stack.enter_async_context(answering_fellows(address, cache.open_own))
-        locator = Locator(upstreams, catalog, neighbours)
+        sharing = SharingRules(settings.unshared_images, settings.public_images)
+        locator = Locator(upstreams, catalog, neighbours, sharing)
         manifests = Manifests(
-            upstreams, storage, catalog, counted, background, freshness=_freshness(settings)
+            upstreams,
+            storage,
+            catalog,
+            counted,
+            background,
+            described=neighbours.described,
+            freshness=_freshness(settings),
         )
         composer = Composer(_provider(settings, upstreams), manifests, cache, locator, MadeLayers(storage))
         handlers = PullHandlers(

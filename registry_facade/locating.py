@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from ocikit.blobs import BlobSource
 from ocikit.digest import Digest
-from registry_facade.addressing import Target
+from registry_facade.addressing import COMPOSED, Target
 from registry_facade.breaker import Breaker, Guarded
 from registry_facade.cache.catalog import Catalog
 from registry_facade.errors import CacheUnusable
+from registry_facade.sharing import Audience, Seen, SharingRules
 from registry_facade.sources.chain import Origin
 from registry_facade.sources.neighbours import Neighbours, Place
 from registry_facade.sources.read_through import Located
@@ -23,10 +24,12 @@ class Locator:
         upstreams: Upstreams,
         catalog: Catalog,
         neighbours: Neighbours,
+        sharing: SharingRules,
     ) -> None:
         self._upstreams = upstreams
         self._catalog = catalog
         self._neighbours = neighbours
+        self._sharing = sharing
         self._breakers: dict[str, Breaker] = {}
 
     async def locate(
@@ -45,8 +48,19 @@ class Locator:
             size, places = await self._places(digest)
             found = self._repositories(target, places)
         shared = next((place for place in found if place.upstream in self._upstreams.names), None)
-        near = self._neighbours.origins(shared, for_peer=for_peer)
-        return Located([*near, *(Origin(self._source(place)) for place in found)], size)
+        audience = await self.audience(target, digest)
+        near = self._neighbours.origins(shared, audience, for_peer=for_peer)
+        return Located([*near, *(Origin(self._source(place)) for place in found)], size, audience)
+
+    async def audience(self, target: Target | None, digest: Digest) -> Audience:
+        """Who may be asked for a blob or given it; ``target`` counts only where no image of it is known."""
+        asked = [] if target is None or target.is_composed else [Seen(target.upstream, target.repository)]
+        try:
+            known = await self._catalog.seen_in(digest)
+        except CacheUnusable:
+            known = []
+        seen = [Seen(*item) for item in known if item[0] != COMPOSED]
+        return self._sharing.audience(seen or asked)
 
     def _repositories(self, target: Target, places: Sequence[tuple[str, str]]) -> Sequence[Place]:
         asked = [] if target.is_composed else [(target.upstream, target.repository)]

@@ -7,7 +7,7 @@ something to fall back on. A definite "no such image" is passed on, and remember
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -23,6 +23,7 @@ from registry_facade.cache.memory import MemoryCache
 from registry_facade.cache.storage import Storage
 from registry_facade.errors import CacheUnusable
 from registry_facade.metrics import FacadeMetrics
+from registry_facade.sharing import is_marked
 from registry_facade.sources.upstream import Upstreams
 from servicekit.clock import Clock, SystemClock
 from servicekit.single_flight import SingleFlight
@@ -30,6 +31,14 @@ from servicekit.tasks import BackgroundTasks
 
 _log = structlog.get_logger(__name__)
 _MEMORY_BYTES = 64 << 20
+
+
+Described = Callable[[Sequence[Descriptor]], Awaitable[None]]
+"""Hears what each manifest that comes in says of its layers."""
+
+
+async def _undescribed(_layers: Sequence[Descriptor]) -> None:
+    pass
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class Manifests:
         metrics: FacadeMetrics,
         background: BackgroundTasks,
         *,
+        described: Described = _undescribed,
         freshness: Freshness = Freshness(),
         clock: Clock = SystemClock(),
     ) -> None:
@@ -69,6 +79,7 @@ class Manifests:
         self._catalog = catalog
         self._metrics = metrics
         self._background = background
+        self._described = described
         self._freshness = freshness
         self._clock = clock
         self._by_digest: MemoryCache[tuple[Target, Digest], RawManifest] = MemoryCache(_MEMORY_BYTES)
@@ -138,14 +149,18 @@ class Manifests:
     async def remember(self, target: Target, raw: RawManifest, source: str) -> None:
         """Keeps a manifest, and what it refers to; a cache that cannot is no reason to fail."""
         self._by_digest.put((target, raw.digest), raw, len(raw.data))
-        children = [(child.digest, child.size) for child in _children(raw)]
+        described = _children(raw)
+        children = [(child.digest, child.size) for child in described]
         try:
             await self._storage.put(raw.digest, raw.data, source)
             await self._catalog.saw_manifest(
                 target.upstream, target.repository, raw, children, self._clock.time()
             )
+            if described and is_marked(parse_manifest_or_index(raw).annotations):
+                await self._catalog.mark_unshared(raw.digest)
         except CacheUnusable as error:
             _log.warning("manifest_not_kept", digest=raw.digest, reason=str(error))
+        await self._described(described)
 
     # ----- by tag -----
 

@@ -60,6 +60,12 @@ class FacadeSettings:
         PATH, None, "docker config.json with the credentials for upstreams; read anew when it changes."
     )
     ipfs_api: str = setting(STRING, "", "Kubo's RPC address, e.g. http://127.0.0.1:5001; empty: no IPFS.")
+    ipfs_max_bytes: int = setting(
+        SIZE, 0, "What the Kubo node's repository may occupy; 0: nine tenths of its own Datastore.StorageMax."
+    )
+    ipfs_gateways: tuple[str, ...] = setting(
+        STRINGS, (), "Read-only gateways to ask for CIDs, e.g. http://ipfs.internal:8080."
+    )
     digest_index: str = setting(
         STRING, "", "Where digest -> CID is kept: sqlite:PATH or redis://HOST:PORT; default: in cache_dir."
     )
@@ -70,6 +76,12 @@ class FacadeSettings:
     )
     stale_budget_s: float = setting(
         DURATION, 1.5, "How long an upstream may take to confirm a tag before the known answer is served."
+    )
+    unshared_images: tuple[str, ...] = setting(
+        STRINGS, (), "UPSTREAM/REPOSITORY patterns of images whose layers no peer and no IPFS node is given."
+    )
+    public_images: tuple[str, ...] = setting(
+        STRINGS, (), "Patterns of images that gateways, and IPFS nodes on the public network, may know of."
     )
     peers: tuple[str, ...] = setting(
         STRINGS, (), "Other facades: http://HOST:PORT, or dns+http://NAME:PORT for all addresses of a name."
@@ -94,6 +106,11 @@ class FacadeSettings:
             found.append(f"facade.digest_index: {INDEX_ACCEPTS}")
         if self.ipfs_api and not self.ipfs_api.startswith(("http://", "https://")):
             found.append(f"facade.ipfs_api: {self.ipfs_api!r}; accepts http(s)://HOST[:PORT]")
+        found += [
+            f"facade.ipfs_gateways: {gateway!r}; accepts http(s)://HOST[:PORT]"
+            for gateway in self.ipfs_gateways
+            if not gateway.startswith(("http://", "https://"))
+        ]
         if self.peers and not is_peer_address(self.peer_url):
             found.append("facade.peer_url: accepts http(s)://HOST:PORT, and is needed where peers are named")
         found += [

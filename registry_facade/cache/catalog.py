@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS links (
 CREATE TABLE IF NOT EXISTS tags (
     upstream TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
     checked_s REAL NOT NULL, PRIMARY KEY (upstream, repository, tag)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS unshared (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evictions (
     digest TEXT PRIMARY KEY, evicted_s REAL NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -191,6 +192,15 @@ class Catalog:
         )
         return Digest(row[0]) if row else None
 
+    async def uses(self) -> dict[Digest, tuple[float, bool]]:
+        """Of each stored blob: its last use, and whether it is pinned."""
+        rows = await self._do(
+            lambda connection: connection.execute(
+                "SELECT digest, used_s, pinned FROM blobs WHERE state = 'stored'"
+            ).fetchall()
+        )
+        return {Digest(row[0]): (row[1], bool(row[2])) for row in rows}
+
     async def occupied_bytes(self) -> int:
         found = await self._do(
             lambda connection: connection.execute("SELECT coalesce(sum(size), 0) FROM blobs").fetchone()
@@ -252,6 +262,25 @@ class Catalog:
             return size, list(dict.fromkeys((row[1], row[2]) for row in rows))
 
         return await self._do(work)
+
+    async def mark_unshared(self, digest: Digest) -> None:
+        """The manifest or index says that its image is not to be shared."""
+        await self._do(
+            lambda connection: connection.execute("INSERT OR IGNORE INTO unshared VALUES (?)", (digest,))
+        )
+
+    async def seen_in(self, digest: Digest) -> Sequence[tuple[str, str, bool]]:
+        """(upstream, repository, whether it is marked unshared) of each manifest that refers to a blob."""
+        rows = await self._do(
+            lambda connection: connection.execute(
+                "SELECT DISTINCT manifests.upstream, manifests.repository, EXISTS (SELECT 1 FROM unshared"
+                " WHERE unshared.digest = links.parent OR unshared.digest IN"
+                " (SELECT above.parent FROM links AS above WHERE above.child = links.parent))"
+                " FROM links JOIN manifests ON manifests.digest = links.parent WHERE links.child = ?",
+                (digest,),
+            ).fetchall()
+        )
+        return [(row[0], row[1], bool(row[2])) for row in rows]
 
     async def parents(self, digest: Digest) -> Sequence[tuple[Digest, str, str]]:
         """The manifests that refer to a blob, as (digest, upstream, repository)."""

@@ -5,7 +5,8 @@ with the CID computed from the bytes on the way: what is announced is right, wha
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
@@ -17,13 +18,16 @@ from ocikit.verify import Verifier
 from registry_facade.digest_index.base import DigestIndex
 from registry_facade.ipfs.kubo import NAME, Kubo
 from registry_facade.ipfs.metrics import IpfsMetrics
+from registry_facade.ipfs.pins import Pin
+from servicekit.clock import Clock, SystemClock
 from servicekit.tasks import BackgroundTasks
 
-PIN_PREFIX = "lapstrake:"
-"""Pins of this name are the facade's own, and no others are ever removed by it."""
 MAX_AT_ONCE = 2
 MAX_WAITING = 256
 """Beyond it blobs are not announced: a node that cannot keep up costs coverage, not memory."""
+
+Room = Callable[[int], Awaitable[bool]]
+"""Whether that many bytes may be added; may make room for them. Raises SourceUnavailable."""
 
 _log = structlog.get_logger(__name__)
 
@@ -32,8 +36,17 @@ class Announcer:
     """Adds in the background, a few at a time. One event loop; everything given is its owner's."""
 
     def __init__(
-        self, kubo: Kubo, index: DigestIndex, metrics: IpfsMetrics, background: BackgroundTasks
+        self,
+        kubo: Kubo,
+        index: DigestIndex,
+        metrics: IpfsMetrics,
+        background: BackgroundTasks,
+        *,
+        room: Room,
+        clock: Clock = SystemClock(),
     ) -> None:
+        self._room = room
+        self._clock = clock
         self._kubo = kubo
         self._index = index
         self._metrics = metrics
@@ -63,7 +76,11 @@ class Announcer:
 
     async def _outcome(self, digest: Digest, store: BlobSource) -> str:
         try:
-            cid = await self.add(digest, store)
+            size = (await store.stat(digest)).size
+            if not await self._room(size):
+                _log.warning("no_room_in_ipfs", digest=digest, size_bytes=size)
+                return "no_room"
+            cid = await self.add(digest, store, size)
             await self._index.put(digest, cid)
         except OciError as error:
             _log.warning("announce_failed", digest=digest, reason=str(error))
@@ -71,24 +88,24 @@ class Announcer:
         _log.info("announced", digest=digest, cid=cid)
         return "added"
 
-    async def add(self, digest: Digest, store: BlobSource) -> str:
+    async def add(self, digest: Digest, store: BlobSource, size: int) -> str:
         """Adds and pins one blob; returns its CID. Raises OciErrors, with nothing announced."""
         hasher = CidHasher()
-        size = 0
 
         async def pieces() -> AsyncIterator[bytes]:
-            nonlocal size
             async with store.open(digest) as reader:
                 verifier = Verifier(digest, reader.content_range.size, store.name)
                 async for data in reader:
                     await asyncio.to_thread(_hash, data, verifier, hasher)
                     yield data
                 verifier.finish()
-                size = verifier.seen_bytes
 
-        told = await self._kubo.add(pieces(), pin_name=PIN_PREFIX + digest)
+        pin = Pin("", digest, size, self._clock.time())
+        told = await self._kubo.add(pieces(), pin_name=pin.name)
         expected = hasher.cid()
         if told != expected:
+            with contextlib.suppress(SourceUnavailable):
+                await self._kubo.unpin(told)
             raise SourceUnavailable(NAME, f"it added {digest} as {told}, which should be {expected}")
         self._metrics.announced_bytes.inc(size)
         return expected

@@ -2,21 +2,21 @@
 
 Reference: https://docs.ipfs.tech/reference/kubo/rpc/. Every call has a deadline by phase. A node that
 answers with an error, or not at all, is a SourceUnavailable; which of the two matters to `source`, so a
-silent node is a `KuboSilent`.
+silent node is a `content.Silent`.
 """
 
 import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 from urllib.parse import urlencode
 
 from ocikit.cid import CHUNK_BYTES, MAX_LINKS, is_cid
 from ocikit.distribution.transport import Deadlines, Response, Transport
-from ocikit.errors import SourceUnavailable, TimedOut, TransportError
+from ocikit.errors import SourceUnavailable
+from registry_facade.ipfs.content import Content, Refused, Silent, translated, unavailable_pieces
 
 NAME = "ipfs"
 READ_DEADLINES = Deadlines(connect_s=1.0, first_byte_s=2.0, idle_s=5.0)
@@ -37,22 +37,6 @@ _IMPORT = {
     "quieter": "true",
 }
 """All that decides on a CID, so that no node's own configuration does."""
-
-
-class KuboSilent(SourceUnavailable):
-    """The node did not answer in time: it looks for blocks nobody has, or does not run."""
-
-
-class KuboRefused(SourceUnavailable):
-    """The node answered, with an error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """Part of a file as it comes: ``length`` bytes, if the node keeps its word."""
-
-    length: int
-    pieces: AsyncIterator[bytes]
 
 
 class Kubo:
@@ -79,7 +63,7 @@ class Kubo:
                 async with self._call("add", params, headers=headers, data=body()) as response:
                     return _added(await response.read(_ANSWER_BYTES))
         except TimeoutError as error:
-            raise KuboSilent(NAME, f"took no data for {ADD_IDLE_S:.0f} s") from error
+            raise Silent(NAME, f"took no data for {ADD_IDLE_S:.0f} s") from error
 
     @contextlib.asynccontextmanager
     async def cat(self, cid: str, start: int = 0, length: int | None = None) -> AsyncIterator[Content]:
@@ -88,15 +72,15 @@ class Kubo:
         async with self._call("cat", params) as response:
             told = response.headers.get("X-Content-Length", "")
             if not told.isdigit():
-                raise KuboRefused(NAME, f"no length of {cid}")
-            yield Content(int(told), _unavailable_pieces(response))
+                raise Refused(NAME, f"no length of {cid}")
+            yield Content(int(told), unavailable_pieces(response, NAME))
 
     async def size(self, cid: str) -> int:
         """The size of a file, from its root block."""
         async with self._call("files/stat", {"arg": f"/ipfs/{cid}"}) as response:
             size = _document(await response.read(_ANSWER_BYTES)).get("Size")
         if not isinstance(size, int) or size < 0:
-            raise KuboRefused(NAME, f"no size of {cid}")
+            raise Refused(NAME, f"no size of {cid}")
         return size
 
     async def is_alive(self) -> bool:
@@ -112,7 +96,7 @@ class Kubo:
         try:
             async with self._call("pin/rm", {"arg": cid}) as response:
                 await response.read(_ANSWER_BYTES)
-        except KuboRefused as error:
+        except Refused as error:
             if "not pinned" not in str(error):
                 raise
 
@@ -126,27 +110,11 @@ class Kubo:
         data: AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[Response]:
         url = f"{self._base}/{command}?{urlencode(params)}"
-        with _translated():
+        with translated(NAME):
             async with self._transport.send("POST", url, headers=headers, data=data) as response:
                 if response.status != 200:
-                    raise KuboRefused(NAME, _reason(await response.error_text(), response.status))
+                    raise Refused(NAME, _reason(await response.error_text(), response.status))
                 yield response
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except TimedOut as error:
-        raise KuboSilent(NAME, str(error)) from error
-    except TransportError as error:
-        raise SourceUnavailable(NAME, str(error)) from error
-
-
-async def _unavailable_pieces(response: Response) -> AsyncIterator[bytes]:
-    with _translated():
-        async for data in response.pieces():
-            yield data
 
 
 async def _multipart(pieces: AsyncIterable[bytes], boundary: str) -> AsyncIterator[bytes]:
@@ -165,7 +133,7 @@ def _added(answer: bytes) -> str:
     lines = answer.splitlines()
     cid = _document(lines[-1]).get("Hash") if lines else None
     if not isinstance(cid, str) or not is_cid(cid):
-        raise KuboRefused(NAME, "added, but told no CID")
+        raise Refused(NAME, "added, but told no CID")
     return cid
 
 
@@ -173,7 +141,7 @@ def _document(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except ValueError as error:
-        raise KuboRefused(NAME, "its answer is not JSON") from error
+        raise Refused(NAME, "its answer is not JSON") from error
     return document if isinstance(document, dict) else {}
 
 

@@ -15,6 +15,9 @@ class IpfsMetrics:
     announced: Counter
     announced_bytes: Counter
     waiting: Gauge
+    unpinned: Counter
+    occupied_bytes: Gauge
+    budget_bytes: Gauge
 
     @classmethod
     def on(cls, metrics: Metrics) -> "IpfsMetrics":
@@ -25,4 +28,9 @@ class IpfsMetrics:
             metrics.counter("facade_ipfs_announced", "Blobs offered to IPFS, by outcome.", ["outcome"]),
             metrics.counter("facade_ipfs_announced_bytes", "Bytes of blobs that were added to IPFS."),
             metrics.gauge("facade_ipfs_announcements_waiting", "Blobs that wait to be added to IPFS."),
+            metrics.counter("facade_ipfs_unpinned", "Layers that were unpinned to keep to the budget."),
+            metrics.gauge("facade_ipfs_occupied_bytes", "Bytes in the repository of the IPFS node."),
+            metrics.gauge(
+                "facade_ipfs_budget_bytes", "Bytes that may be in the repository of the IPFS node."
+            ),
         )

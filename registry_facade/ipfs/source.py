@@ -19,7 +19,8 @@ from ocikit.errors import BlobNotFound, SourceUnavailable
 from ocikit.ranges import ByteRange, ContentRange
 from registry_facade.cache.memory import MemoryCache
 from registry_facade.digest_index.base import DigestIndex
-from registry_facade.ipfs.kubo import NAME, Content, Kubo, KuboRefused, KuboSilent
+from registry_facade.ipfs.content import Content, ContentReader, Refused, Silent
+from registry_facade.ipfs.kubo import NAME
 from registry_facade.ipfs.metrics import IpfsMetrics
 from servicekit.clock import Clock, SystemClock
 
@@ -32,21 +33,34 @@ _log = structlog.get_logger(__name__)
 
 
 class IpfsSource:
-    """A BlobSource over one Kubo node. Safe for concurrent use; node and index are their owner's."""
+    """A BlobSource over one node or gateway. Safe for concurrent use; it and the index are their owner's.
+
+    ``unmaps``: whether its word that nobody has a CID, or that its bytes are wrong, is a reason to remove
+    the mapping for all. A gateway may be the one who is wrong: with it the digest is only shunned here.
+    """
 
     def __init__(
-        self, kubo: Kubo, index: DigestIndex, metrics: IpfsMetrics, *, clock: Clock = SystemClock()
+        self,
+        content: ContentReader,
+        index: DigestIndex,
+        metrics: IpfsMetrics,
+        *,
+        name: str = NAME,
+        unmaps: bool = True,
+        clock: Clock = SystemClock(),
     ) -> None:
-        self._kubo = kubo
+        self._content = content
         self._index = index
         self._metrics = metrics
+        self._name = name
+        self._unmaps = unmaps
         self._clock = clock
         self._shunned: OrderedDict[Digest, float] = OrderedDict()
         self._sizes: MemoryCache[str, int] = MemoryCache(_SIZES_MAX)
 
     @property
     def name(self) -> str:
-        return NAME
+        return self._name
 
     async def stat(self, digest: Digest) -> Descriptor:
         cid = await self._cid(digest)
@@ -65,17 +79,17 @@ class IpfsSource:
         self, cid: str, byte_range: ByteRange | None, stack: contextlib.AsyncExitStack
     ) -> BlobReader:
         if byte_range is None:
-            content = await stack.enter_async_context(self._kubo.cat(cid))
+            content = await stack.enter_async_context(self._content.cat(cid))
             self._sizes.put(cid, content.length, 1)
-            return _Reader(ContentRange(0, content.length, content.length), content)
+            return _Reader(ContentRange(0, content.length, content.length), content, self._name)
         wanted = byte_range.resolve(await self._size(cid))
-        content = await stack.enter_async_context(self._kubo.cat(cid, wanted.start, wanted.length))
-        return _Reader(wanted, content)
+        content = await stack.enter_async_context(self._content.cat(cid, wanted.start, wanted.length))
+        return _Reader(wanted, content, self._name)
 
     async def _size(self, cid: str) -> int:
         """A CID's size never changes; a large layer is read in many ranges."""
         if (size := self._sizes.get(cid)) is None:
-            size = await self._kubo.size(cid)
+            size = await self._content.size(cid)
             self._sizes.put(cid, size, 1)
         return size
 
@@ -88,40 +102,42 @@ class IpfsSource:
     async def _cid(self, digest: Digest) -> str:
         until_s = self._shunned.get(digest)
         if until_s is not None and self._clock.monotonic() < until_s:
-            raise BlobNotFound(digest, NAME)
+            raise BlobNotFound(digest, self._name)
         self._shunned.pop(digest, None)
         cid = await self._index.get(digest)
         if cid is None:
-            raise BlobNotFound(digest, NAME)
+            raise BlobNotFound(digest, self._name)
         return cid
 
     @contextlib.asynccontextmanager
     async def _judged(self, digest: Digest, cid: str) -> AsyncIterator[None]:
         try:
             yield
-        except KuboSilent as error:
-            if await self._kubo.is_alive():
+        except Silent as error:
+            if await self._content.is_alive():
                 await self._unmap(digest, cid, "absent")
-                raise BlobNotFound(digest, NAME) from error
+                raise BlobNotFound(digest, self._name) from error
             raise
-        except KuboRefused as error:
+        except Refused as error:
             await self._unmap(digest, cid, "refused")
-            raise BlobNotFound(digest, NAME) from error
+            raise BlobNotFound(digest, self._name) from error
 
     async def _unmap(self, digest: Digest, cid: str, reason: str) -> None:
         self._shunned[digest] = self._clock.monotonic() + SHUN_S
         while len(self._shunned) > _SHUNNED_MAX:
             self._shunned.popitem(last=False)
         self._metrics.unmapped.labels(reason).inc()
-        _log.warning("cid_unmapped", digest=digest, cid=cid, reason=reason)
-        with contextlib.suppress(SourceUnavailable):
-            await self._index.forget(digest, cid)
+        _log.warning("cid_given_up", source=self._name, digest=digest, cid=cid, reason=reason)
+        if self._unmaps:
+            with contextlib.suppress(SourceUnavailable):
+                await self._index.forget(digest, cid)
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
     content_range: ContentRange
     content: Content
+    name: str
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = self.content_range.length
@@ -131,7 +147,7 @@ class _Reader:
             if piece:
                 yield piece
         if left:
-            raise SourceUnavailable(NAME, f"it ended {left} bytes early")
+            raise SourceUnavailable(self.name, f"it ended {left} bytes early")
 
 
 def _conforms(source: IpfsSource) -> BlobSource:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from ocikit.digest import Digest
-from ocikit.errors import OciError
+from ocikit.errors import BlobNotFound, OciError
 from ocikit.reference import is_repository
 from registry_facade.addressing import Target
 from registry_facade.locating import Locator
@@ -15,6 +15,7 @@ from registry_facade.metrics import FacadeMetrics
 from registry_facade.peers.client import PATH
 from registry_facade.peers.metrics import PeerMetrics
 from registry_facade.responses import error_response, json_error
+from registry_facade.sharing import Audience
 from registry_facade.sources.read_through import Located, ReadThrough
 from registry_facade.streaming import BlobSender, asked_ranges, plan
 from servicekit.secrets import Secret
@@ -50,6 +51,8 @@ class PeerHandlers:
 
     async def _answer(self, request: web.Request, digest: Digest) -> web.StreamResponse:
         target = self._target(request)
+        if await self.locator.audience(target, digest) == Audience.NOBODY:
+            raise BlobNotFound(digest, "what is shared")
 
         async def locate() -> Located:
             return await self.locator.locate(target, digest, for_peer=True) if target else Located([])

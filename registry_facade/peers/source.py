@@ -10,7 +10,7 @@ A peer that fails is left alone for `PAUSE_S`; one that lied, for `BAN_S`.
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -64,12 +64,19 @@ class Peers:
     def relays(self) -> bool:
         return False
 
+    @property
+    def is_public(self) -> bool:
+        return False
+
     def origin(self, place: Place | None) -> Origin:
         """Not hedged: a keeper that lets one wait is itself waiting for the upstream."""
         return Origin(PeerSource(self, place), trusted=False)
 
     def stored(self, digest: Digest, source: str) -> None:
         """Peers ask; they are not told."""
+
+    async def described(self, layers: Sequence[Descriptor]) -> None:
+        """Nothing that peers are asked by."""
 
     def lied(self, digest: Digest) -> None:
         peer = self._gave.get(digest)

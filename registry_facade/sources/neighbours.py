@@ -3,11 +3,13 @@
 A neighbour hears of every blob that came in, so that it can pass it on, and of every lie it told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
+from registry_facade.sharing import Audience
 from registry_facade.sources.chain import Origin
 
 
@@ -23,7 +25,7 @@ class Place:
 
 
 class Neighbour(Protocol):
-    """The notices return at once and never raise."""
+    """The notices never raise."""
 
     @property
     def name(self) -> str:
@@ -32,6 +34,10 @@ class Neighbour(Protocol):
     @property
     def relays(self) -> bool:
         """Whether it may be asked on behalf of a peer."""
+
+    @property
+    def is_public(self) -> bool:
+        """Whether what it is asked for, or given, may become known to the world."""
 
     def origin(self, place: Place | None) -> Origin:
         """For a blob of ``place``, as far as that is known; never a trusted one."""
@@ -42,6 +48,9 @@ class Neighbour(Protocol):
     def lied(self, digest: Digest) -> None:
         """What it gave for ``digest`` was not that."""
 
+    async def described(self, layers: Sequence[Descriptor]) -> None:
+        """A manifest was seen, which says something of ``layers``; soon done."""
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
@@ -49,12 +58,24 @@ class Neighbours:
 
     members: Sequence[Neighbour] = ()
 
-    def origins(self, place: Place | None, *, for_peer: bool = False) -> list[Origin]:
-        return [member.origin(place) for member in self.members if member.relays or not for_peer]
+    def origins(
+        self, place: Place | None, audience: Audience = Audience.CLUSTER, *, for_peer: bool = False
+    ) -> list[Origin]:
+        return [member.origin(place) for member in self._within(audience) if member.relays or not for_peer]
 
-    def stored(self, digest: Digest, source: str) -> None:
+    def _within(self, audience: Audience) -> Iterator[Neighbour]:
         for member in self.members:
+            if audience >= (Audience.WORLD if member.is_public else Audience.CLUSTER):
+                yield member
+
+    def stored(self, digest: Digest, source: str, audience: Audience = Audience.CLUSTER) -> None:
+        for member in self._within(audience):
             member.stored(digest, source)
+
+    async def described(self, layers: Sequence[Descriptor]) -> None:
+        """A manifest was seen, which says something of ``layers``."""
+        for member in self.members:
+            await member.described(layers)
 
     def lied(self, digest: Digest, source: str) -> None:
         for member in self.members:

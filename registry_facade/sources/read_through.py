@@ -23,6 +23,7 @@ from registry_facade.cache.storage import Storage
 from registry_facade.errors import AlreadyStored, CacheUnusable, ClaimedElsewhere
 from registry_facade.metrics import FacadeMetrics
 from registry_facade.open_blob import FileSpan, OpenBlob, Part, read_parts
+from registry_facade.sharing import Audience
 from registry_facade.sources.chain import Origin, Selection
 from registry_facade.sources.fellows import FellowBlob, Fellows
 from registry_facade.sources.hedging import Hedge
@@ -38,10 +39,11 @@ _RECLAIM_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a blob can be had, nearest first, and its size when a manifest has told it."""
+    """Where a blob can be had, nearest first, its size when a manifest has told it, and who may have it."""
 
     origins: Sequence[Origin]
     size: int | None = None
+    audience: Audience = Audience.CLUSTER
 
 
 Locate = Callable[[], Awaitable[Located]]
@@ -159,7 +161,7 @@ class ReadThrough:
         hooks = Hooks(
             resume=lambda: self.storage.resume(digest),
             reserve=lambda size: self.storage.reserve(digest, size),
-            publish=self._publish,
+            publish=lambda blob, source: self._publish(blob, source, located.audience),
             received=self._received,
             source_failed=lambda source, error: self._source_failed(digest, source, error),
             hedge=self._hedge,
@@ -200,10 +202,10 @@ class ReadThrough:
             return None
         return claim
 
-    async def _publish(self, blob: GrowingBlob, source: str) -> None:
+    async def _publish(self, blob: GrowingBlob, source: str, audience: Audience) -> None:
         await self.storage.publish(blob, source)
         _log.info("blob_stored", digest=blob.digest, size_bytes=blob.size, source=source)
-        self._neighbours.stored(blob.digest, source)
+        self._neighbours.stored(blob.digest, source, audience)
 
     def _received(self, source: str, size_bytes: int) -> None:
         self._metrics.received_bytes.labels(source).inc(size_bytes)

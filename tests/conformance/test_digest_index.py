@@ -7,9 +7,12 @@ import sqlite3
 import pytest
 from redis.asyncio import Redis
 
-from ocikit.cid import cid_of
+from ocikit.cid import ANNOTATION, cid_of
+from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
 from ocikit.errors import SourceUnavailable
+from ocikit.media_types import OCI_LAYER_GZIP
+from registry_facade.digest_index.hinted import HintedIndex
 from registry_facade.digest_index.opening import digest_index, is_digest_index
 from registry_facade.digest_index.redis import RedisIndex
 from registry_facade.digest_index.sqlite import SqliteIndex
@@ -20,13 +23,17 @@ DIGEST, OTHER = Digest.of(b"one"), Digest.of(b"other")
 CID, NEWER = cid_of(b"one"), cid_of(b"newer")
 
 
-@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.component("redis"))])
+@pytest.fixture(
+    params=["memory", "sqlite", "hinted", pytest.param("redis", marks=pytest.mark.component("redis"))]
+)
 async def index(request, tmp_path):
     if request.param == "redis":
         server = request.getfixturevalue("redis_server")
         async with Redis.from_url(server.url) as client:
             await client.flushall()
         made = RedisIndex(server.url)
+    elif request.param == "hinted":
+        made = HintedIndex(MemoryIndex(), SqliteIndex(tmp_path / "hints.db"))
     else:
         made = SqliteIndex(tmp_path / "new" / "cids.db") if request.param == "sqlite" else MemoryIndex()
     yield made
@@ -151,3 +158,35 @@ async def test_a_setting_names_an_index(target, kind, tmp_path):
 @pytest.mark.parametrize("target", ["cids.db", "sqlite:", "postgres://h", "redis://:sesame@h"])
 def test_a_setting_that_names_none_is_refused(target):
     assert not is_digest_index(target)
+
+
+# ----- what images say of their layers -----
+
+
+def layer(digest: Digest, cid: str) -> Descriptor:
+    return Descriptor(OCI_LAYER_GZIP, digest, 3, {ANNOTATION: cid})
+
+
+class Broken(MemoryIndex):
+    async def get(self, digest: Digest) -> str | None:
+        raise SourceUnavailable("digest index", f"is gone with {digest.short}")
+
+
+async def test_an_annotation_is_a_hint_of_last_resort():
+    index = HintedIndex(MemoryIndex(), MemoryIndex())
+    await index.described([layer(DIGEST, CID), layer(OTHER, "$(reboot)")])
+    assert (await index.get(DIGEST), await index.get(OTHER)) == (CID, None)
+    await index.put(DIGEST, NEWER)
+    assert await index.get(DIGEST) == NEWER
+    await index.forget(DIGEST, NEWER)
+    assert await index.get(DIGEST) == CID
+    await index.forget(DIGEST, CID)
+    assert await index.get(DIGEST) is None
+
+
+async def test_an_annotation_serves_where_the_index_is_gone():
+    index = HintedIndex(Broken(), MemoryIndex())
+    await index.described([layer(DIGEST, CID)])
+    assert await index.get(DIGEST) == CID
+    with pytest.raises(SourceUnavailable):
+        await index.get(OTHER)
