@@ -2,7 +2,12 @@
 
 import importlib.machinery
 import importlib.util
+import json
+import re
 from pathlib import Path
+
+import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -27,3 +32,28 @@ def test_the_readme_names_the_two_commands_and_links_that_exist() -> None:
     links = [part.partition(")")[0] for part in text.split("](")[1:]]
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert missing == []
+
+
+def _alerts() -> list[str]:
+    groups = yaml.safe_load((ROOT / "k8s/dashboards/alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    return [rule["expr"] for group in groups for rule in group["rules"]]
+
+
+def _panels() -> list[str]:
+    panels = json.loads((ROOT / "k8s/dashboards/lapstrake.json").read_text(encoding="utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+@pytest.mark.parametrize("expression", [*_alerts(), *_panels()])
+def test_alerts_and_dashboards_ask_for_metrics_and_labels_that_exist(expression: str) -> None:
+    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `((?:facade|content)_\w+)` \| (?:counter|gauge|histogram) \| (.*?) \|", reference, re.MULTILINE
+    )
+    labels = {name: set(re.findall(r"`(\w+)`", cell)) for name, cell in rows}
+    asked = re.findall(r"\b((?:facade|content)_\w+)(?:\{(.*?)\})?", expression)
+    assert asked
+    for name, matchers in asked:
+        family = re.sub(r"_(bucket|count|sum)$", "", name)
+        assert family in labels, name
+        assert set(re.findall(r"(\w+)=", matchers)) <= labels[family], name
