@@ -87,6 +87,7 @@ class Manifests:
         self._absent: MemoryCache[tuple[Target, str], float] = MemoryCache(10_000)
         self._flights: SingleFlight[tuple[Target, str], RawManifest] = SingleFlight()
         self._breakers: dict[str, Breaker] = {}
+        self._counts: dict[str, Callable[[], None]] = {}
 
     def at_hand(self, target: Target, reference: str | Digest) -> RawManifest | None:
         """The answer if it needs no waiting at all."""
@@ -285,7 +286,10 @@ class Manifests:
         return self._breakers.setdefault(target.upstream, Breaker(self._clock))
 
     def _count(self, outcome: str) -> None:
-        self._metrics.manifest_requests.labels(outcome).inc()
+        count = self._counts.get(outcome)
+        if count is None:
+            count = self._counts[outcome] = self._metrics.manifest_requests.labels(outcome).inc
+        count()
 
 
 def _children(raw: RawManifest) -> Sequence[Descriptor]:

@@ -1,10 +1,14 @@
 """Answers of the distribution protocol: errors by one table, and the headers every client relies on."""
 
+import email.utils
+import functools
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 
 from ocikit.digest import Digest
 from ocikit.distribution.protocol import error_document
@@ -30,6 +34,8 @@ from registry_facade.errors import (
     UpstreamUnknown,
 )
 
+READY_BYTES = 256 << 10
+"""Answers up to this size go out in one write."""
 API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 
 _BY_ERROR: tuple[tuple[type[OciError], int, str], ...] = (
@@ -100,10 +106,65 @@ def content_headers(digest: Digest, media_type: str, namespace: str = "") -> dic
     return headers
 
 
+class ReadyResponse(web.StreamResponse):
+    """Head and body in one write, made before the request came; a busy mirror lives on it.
+
+    Only where `may_be_ready` says so: what aiohttp adds for other clients and connections is left out.
+    """
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        super().__init__()
+        self._whole = b"".join((head, _date_line(int(time.time())), body))
+        self._sent_by: AbstractStreamWriter | None = None
+
+    @property
+    def keep_alive(self) -> bool:
+        return True
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        self._sent_by = request.writer
+        return request.writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        del data
+        if self._sent_by is not None:
+            await self._sent_by.write(self._whole)
+
+
+@functools.lru_cache(maxsize=1)
+def _date_line(now_s: int) -> bytes:
+    return f"Date: {email.utils.formatdate(now_s, usegmt=True)}\r\n\r\n".encode()
+
+
+@functools.lru_cache(maxsize=16384)
+def ready_head(digest: Digest, media_type: str, size_bytes: int, namespace: str) -> bytes:
+    """The head of a whole answer, up to and without its date."""
+    headers = content_headers(digest, media_type, namespace)
+    headers |= {"Accept-Ranges": "bytes", "Content-Length": str(size_bytes)}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if lines.count("\r") != len(headers) or lines.count("\n") != len(headers):
+        raise ValueError("a line break in a header")
+    return f"HTTP/1.1 200 OK\r\n{lines}".encode()
+
+
+def may_be_ready(request: web.Request) -> bool:
+    """Whether nothing of the request changes the answer: the whole of it, on a connection that stays."""
+    headers = request.headers
+    return (
+        request.method == "GET"
+        and "If-None-Match" not in headers
+        and "Range" not in headers
+        and request.version == HttpVersion11
+        and request.keep_alive
+    )
+
+
 def manifest_response(
     request: web.Request, raw: RawManifest, namespace: str, *, stale: bool = False
-) -> web.Response:
+) -> web.StreamResponse:
     """A manifest for GET or HEAD, or 304."""
+    if not stale and len(raw.data) <= READY_BYTES and may_be_ready(request):
+        return ReadyResponse(ready_head(raw.digest, raw.media_type, len(raw.data), namespace), raw.data)
     headers = content_headers(raw.digest, raw.media_type, namespace)
     if stale:
         headers["Warning"] = '110 - "the upstream did not answer; this may be out of date"'

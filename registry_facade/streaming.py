@@ -17,8 +17,8 @@ from ocikit.digest import Digest
 from ocikit.errors import InvalidRange, OciError
 from ocikit.ranges import ByteRange, ContentRange, parse_range_header
 from registry_facade.metrics import FacadeMetrics
-from registry_facade.open_blob import READ_BYTES, FileSpan, OpenBlob
-from registry_facade.responses import content_headers, matches
+from registry_facade.open_blob import READ_BYTES, FileSpan, MemoryBlob, OpenBlob
+from registry_facade.responses import ReadyResponse, content_headers, matches, may_be_ready, ready_head
 
 _log = structlog.get_logger(__name__)
 _SENDFILE_BYTES = 16 << 20
@@ -108,6 +108,9 @@ class BlobSender:
 
     async def send(self, digest: Digest, blob: OpenBlob, chosen: Plan, namespace: str) -> web.StreamResponse:
         """Raises OciErrors that come before the first byte; later ones break the connection."""
+        if isinstance(blob, MemoryBlob) and chosen.status == 200 and may_be_ready(self._request):
+            self.sent_bytes = blob.size
+            return ReadyResponse(ready_head(digest, BLOB_TYPE, blob.size, namespace), blob.data)
         headers = blob_headers(digest, chosen, namespace)
         if blob.served_from == "memory" and not chosen.is_multipart:
             item = chosen.ranges[0]
