@@ -77,7 +77,7 @@ def access_middleware(metrics: Metrics, log: AccessLog) -> Middleware:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started_s, status = time.perf_counter(), 500
         in_flight.inc()
-        fields: dict[str, Field] = {}
+        fields: dict[str, Field] = {"kind": "other"}
         request[PULL_FIELDS] = fields
         try:
             response = await handler(request)
@@ -92,7 +92,7 @@ def access_middleware(metrics: Metrics, log: AccessLog) -> Middleware:
         finally:
             in_flight.dec()
             duration_s = time.perf_counter() - started_s
-            observe(fields.get("kind", "other"), request.method, status, duration_s)
+            observe(str(fields["kind"]), request.method, status, duration_s)
             log.write(_event(request, request_id, status, duration_s, fields))
 
     return measured

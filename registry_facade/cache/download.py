@@ -224,8 +224,8 @@ class Download:
 
     async def _fetch(self, fetch: Fetch) -> None:
         """One request; its failure is the selection's business. Raises when no source is left to ask."""
-        if self.selection.stalled:
-            await asyncio.sleep(_BACKOFF.delay_s(self.selection.stalled - 1))
+        if (failures := self.selection.stalled) > 0:
+            await asyncio.sleep(_BACKOFF.delay_s(failures - 1))
         size = self._blob.size if self._blob is not None else None
         stop = None if size is None or fetch.stop >= size else fetch.stop
         asked = ByteRange(fetch.at, stop) if fetch.at or stop is not None else None
@@ -258,7 +258,7 @@ class Download:
         async for data in answer.pieces:
             self.hooks.received(name, len(data))
             self._bytes_by_source[name] = self._bytes_by_source.get(name, 0) + len(data)
-            self.selection.progressed()
+            self.selection.progressed(answer.origin)
             await writer.put(data[: max(0, fetch.stop - at)])
             at += len(data)
             if at >= fetch.stop and at < answer.content_range.stop:

@@ -32,7 +32,9 @@ class Selection:
     """The standing of each origin in one download: absent, barred, or with so many failures in a row.
 
     The nearest origin with the fewest failures is next, one that was slow behind the others. Bytes received
-    clear the failures of all; without any, each origin is asked `ATTEMPTS` times.
+    clear the failures of the origin that sent them, and let the others try again when it has none left to
+    try: without any bytes, each origin is asked `ATTEMPTS` times, and one that is down is not asked again
+    after every piece another has sent.
     """
 
     ATTEMPTS = 3
@@ -44,10 +46,14 @@ class Selection:
         self._errors: list[OciError | None] = [None] * len(origins)
         self._out = [False] * len(origins)
         self._slow = [False] * len(origins)
+        self._has_progressed = False
 
     def next(self) -> Origin:
         """Raises what the sources said when none is left to ask."""
         usable = self._usable()
+        if not usable and self._has_progressed:
+            self._has_progressed, self._failures = False, [0] * len(self._origins)
+            usable = self._usable()
         if not usable:
             raise self._verdict()
         return self._origins[min(usable, key=lambda index: (self._failures[index], self._slow[index]))]
@@ -101,13 +107,15 @@ class Selection:
             if origin.source.name == name:
                 self._errors[index], self._out[index] = error, True
 
-    def progressed(self) -> None:
-        self._failures = [0] * len(self._origins)
+    def progressed(self, origin: Origin) -> None:
+        """Bytes came from ``origin``."""
+        self._failures[self._origins.index(origin)] = 0
+        self._has_progressed = True
 
     @property
     def stalled(self) -> int:
-        """Failures since the last byte came."""
-        return sum(self._failures)
+        """How often the next origin failed since it last sent something."""
+        return self._failures[self._origins.index(self.next())] if self._usable() else 0
 
     def _verdict(self) -> OciError:
         told = [error for error in self._errors if error is not None]

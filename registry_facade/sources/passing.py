@@ -73,7 +73,7 @@ class PassingBlob:
                         piece = data[: wanted.stop - at]
                         at += len(piece)
                         self.received(origin.source.name, len(piece))
-                        selection.progressed()
+                        selection.progressed(origin)
                         yield piece
             except OciError as error:
                 selection.failed(origin, error)

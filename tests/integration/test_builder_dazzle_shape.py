@@ -47,7 +47,7 @@ async def build(
 @asynccontextmanager
 async def uploads(registry: DockerRegistry, repository: str) -> AsyncIterator[list[str]]:
     """The digests that are uploaded into ``repository`` during the block, by the registry's own log."""
-    log, found = registry.root / "registry.log", []
+    log, found = registry.process.log, []
     start = log.stat().st_size
     yield found
     text = log.read_bytes()[start:].decode()

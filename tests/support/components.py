@@ -14,7 +14,7 @@ _PROGRAMS = {
 
 KNOWN = (
     "buildah", "skopeo", "podman", "docker-registry", "redis", "kubo", "rclone", "minio", "containerd",
-    "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio",
+    "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio", "wrk",
 )  # fmt: skip
 
 

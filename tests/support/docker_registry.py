@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.components import program, require
+from tests.support.links import Link
 from tests.support.processes import Process, accepts, free_port
 
 
@@ -33,21 +34,29 @@ DockerRegistryFactory = Callable[..., AbstractContextManager[DockerRegistry]]
 
 
 @contextlib.contextmanager
-def docker_registry(root: Path, *, proxy: str | None = None) -> Iterator[DockerRegistry]:
-    """``proxy`` makes it a pull-through cache of that origin; it then refuses pushes."""
+def docker_registry(
+    root: Path, *, proxy: str | None = None, link: Link | None = None
+) -> Iterator[DockerRegistry]:
+    """``proxy`` makes it a pull-through cache of that origin; it then refuses pushes.
+
+    With a ``link`` it stands at its far end. Several may share a ``root``.
+    """
     require("docker-registry")
     root.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port, host = free_port(), link.address if link is not None else "127.0.0.1"
     settings = {
         "version": 0.1,
         "log": {"level": "info", "accesslog": {"disabled": False}},
         "storage": {"filesystem": {"rootdirectory": str(root)}, "delete": {"enabled": True}},
-        "http": {"addr": f"127.0.0.1:{port}"},
+        "http": {"addr": f"{host}:{port}"},
     }
     if proxy is not None:
         settings["proxy"] = {"remoteurl": proxy}
-    path = root / "config.json"
+    path = root / f"config-{port}.json"
     path.write_text(json.dumps(settings))  # YAML's flow style is JSON
     argv: list[str | Path] = [program("docker-registry"), "serve", path]
-    with Process("docker-registry", argv, log=root / "registry.log", ready=accepts(port)) as process:
-        yield DockerRegistry(f"127.0.0.1:{port}", root, process)
+    if link is not None:
+        argv = [*link.inside, *argv]
+    log = root / f"registry-{port}.log"
+    with Process("docker-registry", argv, log=log, ready=accepts(port, host)) as process:
+        yield DockerRegistry(f"{host}:{port}", root, process)

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,17 @@ class FacadeProcess:
 
 
 @contextlib.contextmanager
-def facade_process(directory: Path, *arguments: str | Path) -> Iterator[FacadeProcess]:
-    """Started with a cache below ``directory``, on a port of the kernel's choice."""
+def facade_process(
+    directory: Path, *arguments: str | Path, inside: Sequence[str] = ()
+) -> Iterator[FacadeProcess]:
+    """Started with a cache below ``directory``, on a port of the kernel's choice.
+
+    ``inside`` is a command that runs the one behind it, such as taskset.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     fixed: list[str | Path] = ["--listen", "127.0.0.1:0", "--cache-dir", directory / "cache"]
     argv: list[str | Path] = [
+        *inside,
         sys.executable,
         "-c",
         "from cli.main import main; main()",

@@ -140,13 +140,13 @@ class Process:
         return self.log_text()[-_LOG_TAIL_BYTES:]
 
 
-def accepts(port: int) -> Callable[[Process], bool]:
-    """Ready when something accepts connections on the loopback port."""
+def accepts(port: int, host: str = "127.0.0.1") -> Callable[[Process], bool]:
+    """Ready when something accepts connections there."""
 
     def ready(_process: Process) -> bool:
         with socket.socket() as client:
             client.settimeout(1)
-            return client.connect_ex(("127.0.0.1", port)) == 0
+            return client.connect_ex((host, port)) == 0
 
     return ready
 
