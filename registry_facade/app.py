@@ -9,15 +9,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
 
 from ocikit.distribution.client import RegistryClient, RegistryHost
 from ocikit.distribution.credentials import CredentialProvider, DockerConfigCredentials, default_docker_config
-from ocikit.distribution.transport import Deadlines, Transport
-from ocikit.distribution.wall import WalledTransport
+from ocikit.distribution.transport import Deadlines
+from ocikit.distribution.wall import WalledTransport, parse_place, place_of
 from registry_facade.access import AccessLog, access_middleware
 from registry_facade.cache.catalog import Catalog
 from registry_facade.cache.claims import Claims
@@ -35,16 +34,19 @@ from registry_facade.neighbourhood import neighbours_of
 from registry_facade.peers.handlers import PeerHandlers
 from registry_facade.peers.metrics import PeerMetrics
 from registry_facade.providers import DirectorySpecs, ImageSpecProvider, NoSpecs
+from registry_facade.pulls import Pulls
 from registry_facade.settings import FacadeSettings
 from registry_facade.sharing import SharingRules
 from registry_facade.sources.fellows import answering_fellows
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
+from registry_facade.tenancy.opening import gate_of
 from registry_facade.workers import Workers, held_port
 from servicekit.backoff import Backoff
 from servicekit.lifecycle import Listener, ListenFailed, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.tasks import BackgroundTasks
+from servicekit.tls import ServerTls
 from servicekit.web import Readiness, operations_routes
 
 _NOTE_USES_EVERY_S = 5.0
@@ -60,6 +62,7 @@ class Facade:
     pulls: web.Application
     operations: web.Application
     readiness: Readiness
+    tls: ServerTls | None = None
 
 
 @contextlib.asynccontextmanager
@@ -72,9 +75,8 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         catalog = await stack.enter_async_context(Catalog(settings.cache_dir / "catalog.sqlite"))
         storage = Storage(settings.cache_dir, catalog, counted, max_bytes=settings.cache_max_bytes)
         stack.push_async_callback(storage.note_uses)
-        transport = await stack.enter_async_context(WalledTransport(_DEADLINES, _own_hosts(settings)))
         background = await stack.enter_async_context(BackgroundTasks(drain_s=settings.drain_s))
-        upstreams = Upstreams(_upstreams(settings, transport))
+        upstreams = Upstreams(await _upstreams(settings, stack))
         peer_metrics = PeerMetrics.on(metrics)
         neighbours = await stack.enter_async_context(
             neighbours_of(settings, metrics, background, peer_metrics, catalog)
@@ -101,16 +103,17 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
             described=neighbours.described,
             freshness=_freshness(settings),
         )
-        composer = Composer(_provider(settings, upstreams), manifests, cache, locator, MadeLayers(storage))
+        provider = _provider(settings, upstreams)
+        composer = Composer(provider, manifests, cache, locator, MadeLayers(storage))
+        pulls = Pulls(manifests, composer, locator)
         handlers = PullHandlers(
             upstreams.names,
             _default_upstream(settings),
-            manifests,
-            composer,
+            pulls,
             cache,
-            locator,
             counted,
             await _local(settings, counted, stack),
+            await gate_of(settings, pulls, upstreams, catalog, provider, counted, stack),
         )
         stack.push_async_callback(_cancel, asyncio.create_task(_note_uses(storage)))
         stack.push_async_callback(_cancel, asyncio.create_task(_scrub(storage, settings.scrub_age_s)))
@@ -120,7 +123,8 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
             routes += peers.routes()
         log = AccessLog(sys.stderr)
         stack.callback(log.flush)
-        yield _applications(settings, metrics, readiness, routes, log)
+        tls = await _tls(settings, stack)
+        yield dataclasses.replace(_applications(settings, metrics, readiness, routes, log), tls=tls)
 
 
 async def _local(
@@ -131,6 +135,17 @@ async def _local(
     store = LocalStore(settings.local.root or settings.cache_dir / "local")
     stack.push_async_callback(store.aclose)
     return LocalHandlers(settings.local.namespace, store, counted)
+
+
+async def _tls(settings: FacadeSettings, stack: contextlib.AsyncExitStack) -> ServerTls | None:
+    """Raises SettingsInvalid."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    tls = await asyncio.to_thread(
+        ServerTls, settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+    )
+    stack.push_async_callback(_cancel, asyncio.create_task(tls.watch()))
+    return tls
 
 
 async def _note_uses(storage: Storage) -> None:
@@ -170,15 +185,27 @@ def _applications(
     return Facade(pulls, operations, readiness)
 
 
-def _upstreams(settings: FacadeSettings, transport: Transport) -> Sequence[Upstream]:
+async def _upstreams(settings: FacadeSettings, stack: contextlib.AsyncExitStack) -> Sequence[Upstream]:
     path = settings.docker_config or default_docker_config(Path.home(), None)
     credentials = DockerConfigCredentials(path)
-    return [_upstream(name, target, transport, credentials) for name, target in settings.upstreams.items()]
+    return [
+        await _upstream(name, target, settings, credentials, stack)
+        for name, target in settings.upstreams.items()
+    ]
 
 
-def _upstream(name: str, target: str, transport: Transport, credentials: CredentialProvider) -> Upstream:
+async def _upstream(
+    name: str,
+    target: str,
+    settings: FacadeSettings,
+    credentials: CredentialProvider,
+    stack: contextlib.AsyncExitStack,
+) -> Upstream:
     if target.startswith("oci:"):
         return LayoutUpstream(name, Path(target.removeprefix("oci:")))
+    places = (parse_place(item) for item in settings.private_hosts)
+    free = {place_of(target), *(place for place in places if place is not None)}
+    transport = await stack.enter_async_context(WalledTransport(_DEADLINES, free))
     # the facade resumes and changes sources itself; more patience here would only delay that
     client = RegistryClient(
         RegistryHost(name, target.rstrip("/")),
@@ -195,10 +222,6 @@ def _freshness(settings: FacadeSettings) -> Freshness:
         revalidate_s=settings.tag_revalidate_s,
         budget_s=settings.stale_budget_s,
     )
-
-
-def _own_hosts(settings: FacadeSettings) -> frozenset[str]:
-    return frozenset(urlsplit(target).hostname or "" for target in settings.upstreams.values())
 
 
 def _default_upstream(settings: FacadeSettings) -> str:
@@ -221,7 +244,8 @@ async def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT; ``on_started`` gets the bound addresses, pulls first."""
     async with facade(settings) as running:
-        listeners = [Listener(running.pulls, *settings.listen, reuse_port=shared_port)]
+        tls = running.tls.context if running.tls is not None else None
+        listeners = [Listener(running.pulls, *settings.listen, tls=tls, reuse_port=shared_port)]
         if settings.admin_listen is not None:
             listeners.append(Listener(running.operations, *settings.admin_listen, reuse_port=shared_port))
         await serve_until_signal(

@@ -6,12 +6,13 @@
      * NotFound           UpstreamUnknown  ImageSpecNotFound  UploadUnknown
      * InvalidInput       ImageSpecInvalid  LayerUnavailable
      * SourceUnavailable  PullFailed
+     * AccessError        CallerUnknown
      * StoreError         CacheUnusable  AlreadyStored  ClaimedElsewhere
 """
 
 from collections.abc import Sequence
 
-from ocikit.errors import InvalidInput, NotFound, SourceUnavailable, StoreError
+from ocikit.errors import AccessError, InvalidInput, NotFound, SourceUnavailable, StoreError
 
 
 class UpstreamUnknown(NotFound):
@@ -21,6 +22,13 @@ class UpstreamUnknown(NotFound):
         super().__init__(
             f"{name[:200]!r} leads to none of the upstreams ({', '.join(known) or 'there are none'})"
         )
+
+
+class CallerUnknown(AccessError):
+    """Who asks has shown nothing that counts here, and is asked for it."""
+
+    def __init__(self) -> None:
+        super().__init__("log in to this registry: a token of its own, or what you log in upstream with")
 
 
 class ImageSpecNotFound(NotFound):

@@ -9,7 +9,8 @@
                 {"files": {"/etc/motd": {"text": "hi", "mode": "0644"}}}],
      "env": {"EDITOR": "vi", "PATH": {"prepend": "/ide/bin"}, "OLD": null},
      "labels": {...}, "entrypoint": [...], "cmd": [...], "user": "...", "working_dir": "...",
-     "compat": "gitpod"}                       # read GITPOD_ENV_* of added images, with their meaning
+     "compat": "gitpod",                       # read GITPOD_ENV_* of added images, with their meaning
+     "access": "entitled"}                     # who may pull all its images may pull it; else a token
 
 Parsing is pure and reports every problem at once; unknown keys are problems.
 """
@@ -76,9 +77,18 @@ class ImageSpec:
     execution: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the inner config that are replaced: Entrypoint, Cmd, User, WorkingDir."""
     gitpod_compatible: bool = False
+    for_entitled: bool = False
+    """Whether all who may pull each of its images may pull it; else it takes a token that covers it."""
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """Every image it is made of, the base first."""
+        return (self.base, *(layer.image for layer in self.layers if isinstance(layer, ImageLayers)))
 
 
-_KEYS = frozenset({"base", "layers", "env", "labels", "entrypoint", "cmd", "user", "working_dir", "compat"})
+_KEYS = frozenset(
+    {"base", "layers", "env", "labels", "entrypoint", "cmd", "user", "working_dir", "compat", "access"}
+)
 _EXECUTION = {"entrypoint": "Entrypoint", "cmd": "Cmd", "user": "User", "working_dir": "WorkingDir"}
 
 
@@ -137,10 +147,20 @@ class _Parser:
         execution = self._execution(raw)
         if raw.get("compat", "") not in {"", "gitpod"}:
             self.problems.append('compat can be "gitpod"')
+        if raw.get("access", "token") not in {"token", "entitled"}:
+            self.problems.append('access can be "token" or "entitled"')
         if self.problems or base is None:
             return None
         made = tuple(layer for layer in parsed if layer is not None)
-        return ImageSpec(base, made, env, labels, execution, raw.get("compat") == "gitpod")
+        return ImageSpec(
+            base,
+            made,
+            env,
+            labels,
+            execution,
+            gitpod_compatible=raw.get("compat") == "gitpod",
+            for_entitled=raw.get("access") == "entitled",
+        )
 
     def _unknown(self, raw: Mapping[Any, Any], known: Collection[str], where: str) -> None:
         self.problems.extend(f"{where}{key}: unknown key" for key in sorted(map(str, set(raw) - set(known))))

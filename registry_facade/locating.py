@@ -38,9 +38,13 @@ class Locator:
         digest: Digest,
         prepare: Callable[[], Awaitable[None]] | None = None,
         *,
+        via: Upstreams | None = None,
         for_peer: bool = False,
     ) -> Located:
-        """Origins in the order to ask them; ``prepare`` may make known what is not."""
+        """Origins in the order to ask them; ``prepare`` may make known what is not.
+
+        ``via`` is asked for the repository of ``target`` before the facade's own credentials are.
+        """
         size, places = await self._places(digest)
         found = self._repositories(target, places)
         if not found and prepare is not None:
@@ -48,9 +52,12 @@ class Locator:
             size, places = await self._places(digest)
             found = self._repositories(target, places)
         shared = next((place for place in found if place.upstream in self._upstreams.names), None)
+        far = [self._source(place, self._upstreams) for place in found]
+        if via is not None:
+            far.insert(0, self._source(Place(target.upstream, target.repository), via))
         audience = await self.audience(target, digest)
         near = self._neighbours.origins(shared, audience, for_peer=for_peer)
-        return Located([*near, *(Origin(self._source(place)) for place in found)], size, audience)
+        return Located([*near, *map(Origin, far)], size, audience)
 
     async def audience(self, target: Target | None, digest: Digest) -> Audience:
         """Who may be asked for a blob or given it; ``target`` counts only where no image of it is known."""
@@ -70,10 +77,10 @@ class Locator:
             if upstream in self._upstreams.names or upstream.startswith("oci:")
         ]
 
-    def _source(self, place: Place) -> BlobSource:
+    def _source(self, place: Place, upstreams: Upstreams) -> BlobSource:
         name = place.upstream
         breaker = self._breakers.setdefault(name, Breaker(SystemClock(), f"upstream {name}"))
-        return Guarded(UpstreamSource(self._upstreams.named(name).repository(place.repository)), breaker)
+        return Guarded(UpstreamSource(upstreams.named(name).repository(place.repository)), breaker)
 
     async def _places(self, digest: Digest) -> tuple[int | None, Sequence[tuple[str, str]]]:
         try:

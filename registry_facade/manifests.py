@@ -8,6 +8,7 @@ something to fall back on. A definite "no such image" is passed on, and remember
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
@@ -98,23 +99,28 @@ class Manifests:
             return None
         return self._by_digest.get((target, record.digest))
 
-    async def get(self, target: Target, reference: str | Digest) -> FoundManifest:
-        """Raises ManifestNotFound, AccessError, or what kept the upstream from answering."""
+    async def get(
+        self, target: Target, reference: str | Digest, via: Upstreams | None = None
+    ) -> FoundManifest:
+        """Raises ManifestNotFound, AccessError, or what kept the upstream from answering.
+
+        ``via``: in whose name a digest is fetched; tags are always asked for in the facade's own.
+        """
         if (raw := self.at_hand(target, reference)) is not None:
             self._count("memory")
             return FoundManifest(raw)
         if isinstance(reference, Digest):
-            return FoundManifest(await self._by_its_digest(target, reference))
+            return FoundManifest(await self._by_its_digest(target, reference, via))
         return await self._by_tag(target, reference)
 
     # ----- by digest -----
 
-    async def _by_its_digest(self, target: Target, digest: Digest) -> RawManifest:
+    async def _by_its_digest(self, target: Target, digest: Digest, via: Upstreams | None) -> RawManifest:
         raw = await self.from_cache(target, digest)
         if raw is not None:
             self._count("disk")
             return raw
-        return await self._flights.do((target, digest), lambda: self._fetch(target, digest))
+        return await self._flights.do((target, digest), lambda: self._fetch(target, digest, via))
 
     async def from_cache(self, target: Target, digest: Digest) -> RawManifest | None:
         """Only a digest that was seen as a manifest: a layer must not be served as one."""
@@ -130,10 +136,12 @@ class Manifests:
         self._by_digest.put((target, digest), raw, len(raw.data))
         return raw
 
-    async def _fetch(self, target: Target, reference: str | Digest) -> RawManifest:
-        upstream = self._upstreams.named(target.upstream)
+    async def _fetch(
+        self, target: Target, reference: str | Digest, via: Upstreams | None = None
+    ) -> RawManifest:
+        upstream = (via or self._upstreams).named(target.upstream)
         repository = upstream.repository(target.repository)
-        async with self._breaker(target).guarding():
+        async with self.guarding(target):
             raw = await repository.manifest(reference)
         self._count("fetched")
         await self.remember(target, raw, "upstream")
@@ -166,22 +174,34 @@ class Manifests:
     # ----- by tag -----
 
     async def _by_tag(self, target: Target, tag: str) -> FoundManifest:
-        known = await self._known_tag(target, tag)
+        known = await self.known_tag(target, tag)
         held = await self.from_cache(target, known.digest) if known is not None else None
         if known is None or held is None:
             self._check_absent(target, tag)
             return FoundManifest(await self._flights.do((target, tag), lambda: self._learn(target, tag)))
-        age_s = self._clock.time() - known.checked_s
-        if age_s <= self._freshness.fresh_s:
+        if self.is_fresh(known):
             self._count("disk")
             return FoundManifest(held)
+        age_s = self._clock.time() - known.checked_s
         if age_s <= self._freshness.revalidate_s:
             _ = self._background.start(self._refresh(target, tag), name=f"revalidate {tag}")
             self._count("revalidating")
             return FoundManifest(held)
         return await self._confirmed(target, tag, held)
 
-    async def _known_tag(self, target: Target, tag: str) -> TagRecord | None:
+    def is_fresh(self, record: TagRecord) -> bool:
+        """Whether it is believed without asking."""
+        return self._clock.time() - record.checked_s <= self._freshness.fresh_s
+
+    async def confirm(self, target: Target, tag: str, via: Upstreams) -> Digest:
+        """What the tag stands for now, asked in the name of ``via``. Raises as `get` does."""
+        async with self.guarding(target):
+            current = await via.named(target.upstream).repository(target.repository).resolve(tag)
+        await self._point(target, tag, current.digest)
+        return current.digest
+
+    async def known_tag(self, target: Target, tag: str) -> TagRecord | None:
+        """What the tag stood for when it was last asked for."""
         record = self._tags.get((target, tag))
         if record is None:
             try:
@@ -224,16 +244,20 @@ class Manifests:
         except (NotFound, AccessError):
             raise
         except (OciError, TimeoutError) as error:
-            _log.warning(
-                "serving_stale",
-                upstream=target.upstream,
-                repository=target.repository,
-                tag=tag,
-                reason=str(error) or f"no answer within {self._freshness.budget_s} s",
-            )
-            self._metrics.stale_answers.inc()
-            self._count("stale")
+            self.count_stale(target, tag, str(error) or f"no answer within {self._freshness.budget_s} s")
             return FoundManifest(held, stale=True)
+
+    def count_stale(self, target: Target, tag: str, reason: str) -> None:
+        """To be called for each answer that the upstream could not confirm."""
+        _log.warning(
+            "serving_stale",
+            upstream=target.upstream,
+            repository=target.repository,
+            tag=tag,
+            reason=reason,
+        )
+        self._metrics.stale_answers.inc()
+        self._count("stale")
 
     async def _refresh(self, target: Target, tag: str) -> None:
         try:
@@ -244,7 +268,7 @@ class Manifests:
     async def _revalidate(self, target: Target, tag: str) -> RawManifest:
         repository = self._upstreams.named(target.upstream).repository(target.repository)
         try:
-            async with self._breaker(target).guarding():
+            async with self.guarding(target):
                 current = await repository.resolve(tag)
         except NotFound:
             await self.purge_tag(target, tag)
@@ -265,25 +289,30 @@ class Manifests:
 
     # ----- lists -----
 
-    async def tags(self, target: Target) -> Sequence[str]:
-        """The upstream's tags; those that are known while it is away."""
+    async def tags(self, target: Target, via: Upstreams | None = None) -> Sequence[str]:
+        """The upstream's tags; those that are known while it is away, but not for others than us."""
+        upstream = (via or self._upstreams).named(target.upstream)
         try:
-            async with self._breaker(target).guarding():
-                return await self._upstreams.named(target.upstream).repository(target.repository).tags()
+            async with self.guarding(target):
+                return await upstream.repository(target.repository).tags()
         except (NotFound, AccessError):
             raise
         except OciError:
+            if via is not None:
+                raise
             known = await self._catalog.known_tags(target.upstream, target.repository)
             if not known:
                 raise
             return known
 
-    async def referrers(self, target: Target, digest: Digest) -> Index:
-        async with self._breaker(target).guarding():
-            return await self._upstreams.named(target.upstream).referrers(target.repository, digest)
+    async def referrers(self, target: Target, digest: Digest, via: Upstreams | None = None) -> Index:
+        upstream = (via or self._upstreams).named(target.upstream)
+        async with self.guarding(target):
+            return await upstream.referrers(target.repository, digest)
 
-    def _breaker(self, target: Target) -> Breaker:
-        return self._breakers.setdefault(target.upstream, Breaker(self._clock))
+    def guarding(self, target: Target) -> AbstractAsyncContextManager[None]:
+        """Around one request to the upstream; see `Breaker.guarding`."""
+        return self._breakers.setdefault(target.upstream, Breaker(self._clock)).guarding()
 
     def _count(self, outcome: str) -> None:
         count = self._counts.get(outcome)

@@ -23,6 +23,7 @@ class FacadeMetrics:
     broken_off: Counter
     corrupt_entries: Counter
     stale_answers: Counter
+    refusals: Counter
 
     @classmethod
     def on(cls, metrics: Metrics) -> "FacadeMetrics":
@@ -51,4 +52,5 @@ class FacadeMetrics:
             metrics.counter("facade_responses_broken_off", "Answers that could not be finished."),
             metrics.counter("facade_cache_entries_corrupt", "Cached blobs found to be corrupt."),
             metrics.counter("facade_stale_answers", "Tags answered from memory while the upstream failed."),
+            metrics.counter("facade_refusals", "Requests for what the caller may not have.", ["reason"]),
         )

@@ -27,6 +27,7 @@ from ocikit.errors import (
 )
 from ocikit.manifest import RawManifest
 from registry_facade.errors import (
+    CallerUnknown,
     ImageSpecInvalid,
     ImageSpecNotFound,
     LayerUnavailable,
@@ -58,14 +59,32 @@ _BY_ERROR: tuple[tuple[type[OciError], int, str], ...] = (
 )
 
 
-def error_response(error: OciError) -> web.Response:
-    """What a client gets for ``error``; anything not in the table is 503, so that clients go elsewhere."""
+_CHALLENGE = {"WWW-Authenticate": 'Basic realm="lapstrake", charset="UTF-8"'}
+"""Basic, because every client answers it, and containerd, podman and Docker with what they hold for us."""
+
+
+def error_response(error: OciError, path: str = "") -> web.Response:
+    """What a client gets for ``error``; anything not in the table is 503, so that clients go elsewhere.
+
+    What is not there is called as the client called it: our own name for it may be a local path, and must
+    be the same whether it is absent or not theirs.
+    """
     if isinstance(error, InvalidRange):
         return json_error(416, "SIZE_INVALID", str(error), {"Content-Range": f"bytes */{error.size_bytes}"})
+    if isinstance(error, CallerUnknown):
+        return json_error(401, "UNAUTHORIZED", str(error), _CHALLENGE)
     for cls, status, code in _BY_ERROR:
         if isinstance(error, cls):
-            return json_error(status, code, str(error))
+            return json_error(status, code, _told(error, path))
     return json_error(503, "UNAVAILABLE", str(error))
+
+
+def _told(error: OciError, path: str) -> str:
+    if isinstance(error, (BlobNotFound, ManifestNotFound)):
+        return f"{path.removeprefix('/v2/')[:300]} is not here"
+    if isinstance(error, StoreError):
+        return "the store of this registry cannot be used; its log says why"
+    return str(error)
 
 
 def json_error(

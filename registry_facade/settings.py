@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from ocikit.distribution.wall import parse_place
 from registry_facade.digest_index.opening import INDEX_ACCEPTS, is_digest_index
 from registry_facade.peers.membership import is_peer_address
 from servicekit.secrets import Secret
@@ -18,6 +19,7 @@ from servicekit.settings import (
     STRING_MAP,
     STRINGS,
     host_port,
+    one_of,
     setting,
 )
 
@@ -29,6 +31,24 @@ class LocalSettings:
     enabled: bool = setting(BOOLEAN, False, "Whether images can be pushed to this registry itself.")
     namespace: str = setting(STRING, "local", "The first segment of the names of pushed images.")
     root: Path | None = setting(PATH, None, "Where they are kept; default: in cache_dir.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """Who may pull."""
+
+    mode: str = setting(
+        one_of("anonymous", "tokens", "delegated"),
+        "anonymous",
+        "anonymous: everybody; tokens: who shows one of tokens_file; delegated: also whom the upstream lets.",
+    )
+    tokens_file: Path | None = setting(
+        PATH, None, "JSON file of tokens and the repositories they are for; read anew when it changes."
+    )
+    ttl_s: float = setting(DURATION, 300.0, "How long it is believed that a caller may read an image.")
+    grace_s: float = setting(
+        DURATION, 3600.0, "How long it is believed while the upstream cannot be asked again."
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,6 +113,16 @@ class FacadeSettings:
     )
     linger_s: float = setting(DURATION, 10.0, "How long a download goes on after its last client has gone.")
 
+    tls_certificate: Path | None = setting(
+        PATH, None, "PEM file with the certificate chain to serve with; taken up when it changes."
+    )
+    tls_key: Path | None = setting(PATH, None, "PEM file with the key of tls_certificate.")
+    tls_client_ca: Path | None = setting(PATH, None, "PEM file with the CA that clients must be signed by.")
+    private_hosts: tuple[str, ...] = setting(
+        STRINGS, (), "HOST[:PORT] on private addresses that upstreams may lead to; port 443 unless said."
+    )
+
+    access: AccessSettings = dataclasses.field(default_factory=AccessSettings)
     local: LocalSettings = dataclasses.field(default_factory=LocalSettings)
 
     def problems(self) -> list[str]:
@@ -121,4 +151,21 @@ class FacadeSettings:
         for name, target in self.upstreams.items():
             if not target.startswith(("http://", "https://", "oci:")):
                 found.append(f"facade.upstreams: {name}={target!r}; accepts http(s)://HOST[:PORT] or oci:DIR")
+        return found + self._access_problems()
+
+    def _access_problems(self) -> list[str]:
+        found: list[str] = []
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            found.append("facade.tls_certificate and facade.tls_key: both or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            found.append("facade.tls_client_ca: needs tls_certificate and tls_key")
+        if self.access.mode == "tokens" and self.access.tokens_file is None:
+            found.append("facade.access.tokens_file: needed where access.mode is tokens")
+        if self.access.mode != "anonymous" and self.peers and not self.peer_token:
+            found.append("facade.peer_token: needed where peers are named and access is not anonymous")
+        found += [
+            f"facade.private_hosts: {item!r}; accepts HOST or HOST:PORT"
+            for item in self.private_hosts
+            if parse_place(item) is None
+        ]
         return found

@@ -164,7 +164,7 @@ class BlobSender:
             async with asyncio.timeout(_STALL_S):
                 try:
                     sent = await loop.sendfile(transport, span, at, count, fallback=False)  # type: ignore[arg-type] # the native way needs fileno() only
-                except (NotImplementedError, asyncio.SendfileNotAvailableError):  # TLS
+                except (RuntimeError, asyncio.SendfileNotAvailableError):  # TLS, or no such system call
                     sent = await self._copy(response, span.descriptor, at, count)
             if sent == 0:
                 raise TimeoutError(f"the file ended at byte {at} of {span.stop}")

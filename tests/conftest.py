@@ -55,13 +55,14 @@ def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture
 def docker_registry_factory(tmp_path: Path) -> _docker_registry.DockerRegistryFactory:
-    """Starts registries: ``with docker_registry_factory(proxy=None) as registry``."""
+    """Starts registries: ``with docker_registry_factory(proxy=None, htpasswd=None) as registry``."""
     numbers = itertools.count()
 
     def start(
-        *, proxy: str | None = None
+        *, proxy: str | None = None, htpasswd: str | None = None
     ) -> contextlib.AbstractContextManager[_docker_registry.DockerRegistry]:
-        return _docker_registry.docker_registry(tmp_path / f"docker-registry-{next(numbers)}", proxy=proxy)
+        root = tmp_path / f"docker-registry-{next(numbers)}"
+        return _docker_registry.docker_registry(root, proxy=proxy, htpasswd=htpasswd)
 
     return start
 

@@ -77,6 +77,16 @@ class RegistryClient:
         self._backoff = backoff
         self._check_redirect = check_redirect
 
+    def with_credentials(self, provider: CredentialProvider) -> "RegistryClient":
+        """The same registry in somebody else's name; nothing learnt in one name is used in the other."""
+        return RegistryClient(
+            self.host,
+            self._transport,
+            provider,
+            backoff=self._backoff,
+            check_redirect=self._check_redirect,
+        )
+
     # ----- pull -----
 
     async def resolve(self, repository: str, reference: str | Digest) -> Descriptor:

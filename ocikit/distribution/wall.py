@@ -2,7 +2,7 @@
 
 Where a redirect, the realm of a token or a client's URL leads must lie on the public Internet; names are
 judged by the addresses they resolve to, at the moment of connecting, so that a name cannot change its mind in
-between. Configured hosts are free.
+between. Free is what the owner names: a host, or better a host and a port.
 """
 
 import contextlib
@@ -28,10 +28,34 @@ def is_private(address: str) -> bool:
     return not (mapped or parsed).is_global or parsed.is_multicast
 
 
+Place = tuple[str, int]
+"""Host and port."""
+
+
+def place_of(url: str) -> Place:
+    """Where an http or https URL leads. Raises ValueError for a port that is none. Pure."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def parse_place(text: str) -> Place | None:
+    """``HOST`` or ``HOST:PORT``, port 443 unless said; None for what is neither. Pure."""
+    try:
+        parts = urlsplit(f"https://{text}")
+        place = place_of(f"https://{text}")
+    except ValueError:
+        return None
+    return place if place[0] and parts.netloc == text else None
+
+
+def _is_free(host: str, port: int, free: Collection[str | Place]) -> bool:
+    return host in free or (host, port) in free
+
+
 class WalledResolver(AbstractResolver):
     """Refuses names that lead to private addresses, unless they are in ``free``."""
 
-    def __init__(self, free: Collection[str]) -> None:
+    def __init__(self, free: Collection[str | Place]) -> None:
         self._free = free
         self._inner = ThreadedResolver()
 
@@ -39,7 +63,7 @@ class WalledResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        if host not in self._free and any(is_private(item["host"]) for item in found):
+        if not _is_free(host, port, self._free) and any(is_private(item["host"]) for item in found):
             raise OSError(f"{host} leads to a private address and is not configured")
         return found
 
@@ -48,9 +72,9 @@ class WalledResolver(AbstractResolver):
 
 
 class WalledTransport(Transport):
-    """A transport that reaches public addresses and the ``free`` hosts, nothing else."""
+    """A transport that reaches public addresses and what is ``free``, nothing else."""
 
-    def __init__(self, deadlines: Deadlines, free: Collection[str]) -> None:
+    def __init__(self, deadlines: Deadlines, free: Collection[str | Place]) -> None:
         super().__init__(deadlines, resolver=WalledResolver(free))
         self._free = free
 
@@ -64,8 +88,11 @@ class WalledTransport(Transport):
         data: bytes | AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[Response]:
         """As `Transport.send`. Raises Denied for an address behind the wall."""
-        host = urlsplit(url).hostname or ""
-        if host not in self._free and is_private(host):
+        try:
+            host, port = place_of(url)
+        except ValueError as error:
+            raise Denied(url[:100], "", "its address cannot be understood") from error
+        if not _is_free(host, port, self._free) and is_private(host):
             raise Denied(host, "", "it is a private address and not configured")
         async with super().send(method, url, headers=headers, data=data) as response:
             yield response

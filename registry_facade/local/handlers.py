@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -22,6 +23,13 @@ from registry_facade.streaming import BLOB_TYPE, BlobSender, asked_ranges, plan
 _UPLOADS = re.compile(r"^/v2/(?P<name>.+)/blobs/uploads/(?P<identity>[0-9a-f]{32})?$")
 _CHUNK = re.compile(r"^(?:bytes )?(\d+)-(\d+)(?:/.*)?$")
 
+Permit = Callable[[str, bool], None]
+"""Raises an OciError unless the caller may read, or with True write, the repository of that name."""
+
+
+def _everything(_name: str, _push: bool) -> None:  # noqa: FBT001 (a Permit)
+    pass
+
 
 @dataclass(frozen=True, slots=True)
 class LocalHandlers:
@@ -34,16 +42,23 @@ class LocalHandlers:
     def owns(self, path: str) -> bool:
         return path.startswith(f"/v2/{self.namespace}/")
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Raises OciErrors for the caller to answer."""
+    async def serve(self, request: web.Request, permit: Permit = _everything) -> web.StreamResponse:
+        """Raises OciErrors for the caller to answer, among them what ``permit`` raises."""
         upload = _UPLOADS.match(request.path)
         if upload is not None:
             _check_name(upload["name"])
+            permit(upload["name"], True)
+            if request.query.get("mount") and request.query.get("from"):
+                permit(request.query["from"], False)
             return await self._upload(request, upload["name"], upload["identity"])
         endpoint = parse_endpoint(request.path)
         if endpoint is None:
             return json_error(404, "NAME_UNKNOWN", "no such path in this registry")
         _check_name(endpoint.name)
+        permit(endpoint.name, request.method not in {"GET", "HEAD"})
+        return await self._serve(request, endpoint)
+
+    async def _serve(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         match endpoint.kind, request.method:
             case "manifests", "GET" | "HEAD":
                 raw = await self.store.manifest(endpoint.name, endpoint.reference)

@@ -11,6 +11,7 @@ from ocikit.blobs import BlobReader
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
 from ocikit.distribution.client import RegistryClient
+from ocikit.distribution.credentials import Credentials, StaticCredentials
 from ocikit.distribution.repository import RegistryRepository
 from ocikit.errors import BlobNotFound, NotFound
 from ocikit.layout import LayoutRepository
@@ -29,6 +30,9 @@ class Upstream(Protocol):
 
     def repository(self, name: str) -> Repository: ...
 
+    def seen_by(self, credentials: Credentials | None) -> "Upstream":
+        """The same registry, asked with somebody else's credentials; None: with none."""
+
     async def referrers(self, repository: str, digest: Digest) -> Index:
         """The manifests whose ``subject`` is ``digest``; empty when there are none."""
 
@@ -41,13 +45,20 @@ class RegistryUpstream:
     def repository(self, name: str) -> Repository:
         return RegistryRepository(self.client, name)
 
+    def seen_by(self, credentials: Credentials | None) -> "RegistryUpstream":
+        shown = {} if credentials is None else {self.client.host.name: credentials}
+        return RegistryUpstream(self.name, self.client.with_credentials(StaticCredentials(shown)))
+
     async def referrers(self, repository: str, digest: Digest) -> Index:
         return await self.client.referrers(repository, digest)
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutUpstream:
-    """An OCI layout directory under any repository name, or a tree of them named by repository."""
+    """An OCI layout directory under any repository name, or a tree of them named by repository.
+
+    It knows no callers: what is in it is for everybody.
+    """
 
     name: str
     directory: Path
@@ -55,6 +66,10 @@ class LayoutUpstream:
     def repository(self, name: str) -> Repository:
         is_layout = (self.directory / "index.json").exists()
         return LayoutRepository(self.directory if is_layout else self.directory / name)
+
+    def seen_by(self, credentials: Credentials | None) -> "LayoutUpstream":
+        del credentials
+        return self
 
     async def referrers(self, repository: str, digest: Digest) -> Index:
         layout = self.repository(repository)
@@ -72,6 +87,9 @@ class Upstreams:
     def __init__(self, configured: Iterable[Upstream]) -> None:
         self._by_name = {upstream.name: upstream for upstream in configured}
         self.names = frozenset(self._by_name)
+
+    def seen_by(self, credentials: Credentials | None) -> "Upstreams":
+        return Upstreams(upstream.seen_by(credentials) for upstream in self._by_name.values())
 
     def named(self, name: str) -> Upstream:
         """Raises UpstreamUnknown. ``oci:DIR`` is never a name that a request can carry."""

@@ -417,6 +417,7 @@ async def test_served_and_received_bytes_are_counted(pair: Pair) -> None:
 PRIVATE = [
     "http://127.0.0.1:{port}/x",
     "http://[::1]:{port}/x",
+    "http://localhost:{port}/x",
     "http://169.254.169.254/x",
     "http://10.0.0.1/x",
 ]

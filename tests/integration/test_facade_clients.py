@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from ocikit.distribution.client import RegistryClient, RegistryHost
+from ocikit.distribution.credentials import Credentials, StaticCredentials
 from ocikit.distribution.repository import RegistryRepository
 from ocikit.distribution.transport import Transport
 from ocikit.layout import LayoutRepository
 from ocikit.repository import Repository
 from registry_facade.hosts import Mirror, undo, write
+from servicekit.secrets import Secret
 from tests.support.containerd import Containerd
 from tests.support.docker_registry import DockerRegistry, DockerRegistryFactory
 from tests.support.facade import facade_process, metric_value
@@ -290,6 +292,55 @@ async def test_registries_conf_sends_a_client_through_the_facade_and_past_it(
         assert undo("podman", docker_registry.address, drop_ins)
 
     await asyncio.to_thread(pulls)
+
+
+# bcrypt of secret-of-alice and secret-of-bob, at its lowest cost
+ALICE = "alice:$2b$05$abcdefghijklmnopqrstuu1Uu84v11glUzUIYqnv1xIIPMk8cfLlK\n"
+BOB = "bob:$2b$05$abcdefghijklmnopqrstuulNbVcQ.fGMp0r/EKBz3VCJyG3dmHNda\n"
+
+
+@pytest.mark.component("docker-registry", "skopeo", "containerd")
+async def test_a_registrys_own_users_pull_their_images_through_a_shared_cache(
+    docker_registry_factory: DockerRegistryFactory, containerd: Containerd, tmp_path: Path
+) -> None:
+    """Two registries with a user each, one facade that knows no password, skopeo and containerd."""
+    with docker_registry_factory(htpasswd=ALICE) as hers, docker_registry_factory(htpasswd=BOB) as his:
+        await push_as("alice", hers, ("v1", [busybox_layer(), ONE]))
+        await push_as("bob", his, ("v1", [busybox_layer(), TWO]))
+        upstreams = ("--upstream", f"hers.test={hers.origin}", "--upstream", f"his.test={his.origin}")
+        delegated = {"LAPSTRAKE_FACADE_ACCESS_MODE": "delegated"}
+
+        def pulls() -> None:
+            with facade_process(tmp_path, *upstreams, env=delegated) as facade:
+
+                def copies(user: str, registry: str) -> bool:
+                    login = ("--src-creds", f"{user}:secret-of-{user}") if user else ("--src-no-creds",)
+                    source = f"docker://{facade.address}/{registry}/team/app:v1"
+                    target = f"oci:{tmp_path}/{user}-{registry}:x"
+                    done = skopeo("copy", "--src-tls-verify=false", *login, source, target, check=False)
+                    return done.returncode == 0
+
+                assert copies("alice", "hers.test")
+                assert copies("bob", "his.test")
+                assert not copies("bob", "hers.test")
+                assert not copies("", "hers.test")
+                asked = "facade_received_bytes_total"
+                before = metric_value(opened(f"{facade.url}/metrics").read().decode(), asked)
+                write("containerd", Mirror("hers.test", facade.url), containerd.certs_d)
+                containerd.pull("hers.test/team/app:v1", "--user", "alice:secret-of-alice")
+                assert metric_value(opened(f"{facade.url}/metrics").read().decode(), asked) == before
+                assert containerd.pull("hers.test/team/app:v1", "--user", "bob:x", check=False).returncode
+
+        await asyncio.to_thread(pulls)
+
+
+async def push_as(user: str, registry: DockerRegistry, *images: tuple[str, list]) -> None:
+    login = Credentials(user, Secret(f"secret-of-{user}"))
+    async with Transport() as transport:
+        host = RegistryHost(registry.address, registry.origin)
+        client = RegistryClient(host, transport, StaticCredentials({registry.address: login}))
+        for tag, layers in images:
+            await push_image(RegistryRepository(client, "team/app"), tag, layers)
 
 
 def pull_at_home(client: str, image: str, home: Path) -> None:

@@ -35,11 +35,12 @@ DockerRegistryFactory = Callable[..., AbstractContextManager[DockerRegistry]]
 
 @contextlib.contextmanager
 def docker_registry(
-    root: Path, *, proxy: str | None = None, link: Link | None = None
+    root: Path, *, proxy: str | None = None, htpasswd: str | None = None, link: Link | None = None
 ) -> Iterator[DockerRegistry]:
     """``proxy`` makes it a pull-through cache of that origin; it then refuses pushes.
 
-    With a ``link`` it stands at its far end. Several may share a ``root``.
+    ``htpasswd`` lines (bcrypt) say who may do anything at all there. With a ``link`` it stands at its far
+    end. Several may share a ``root``.
     """
     require("docker-registry")
     root.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,9 @@ def docker_registry(
     }
     if proxy is not None:
         settings["proxy"] = {"remoteurl": proxy}
+    if htpasswd is not None:
+        (root / "htpasswd").write_text(htpasswd)
+        settings["auth"] = {"htpasswd": {"realm": "test", "path": str(root / "htpasswd")}}
     path = root / f"config-{port}.json"
     path.write_text(json.dumps(settings))  # YAML's flow style is JSON
     argv: list[str | Path] = [program("docker-registry"), "serve", path]

@@ -2,8 +2,9 @@
 
 import contextlib
 import re
+import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ class RunningFacade:
             return metric_value(await response.text(), name, **labels)
 
 
+def trusting(certificate: Path | None) -> ssl.SSLContext | bool:
+    return True if certificate is None else ssl.create_default_context(cafile=certificate)
+
+
 def spelled(headers: dict[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
@@ -59,13 +64,17 @@ async def running_facade(cache_dir: Path, **settings: Any) -> AsyncIterator[Runn
     port = chosen.listen[1] if "listen" in settings else 0
     async with contextlib.AsyncExitStack() as stack:
         made = await stack.enter_async_context(facade(chosen))
+        tls = made.tls.context if made.tls is not None else None
         addresses = await stack.enter_async_context(
-            listening([Listener(made.pulls, "127.0.0.1", port)], drain_s=0.2)
+            listening([Listener(made.pulls, "127.0.0.1", port, tls=tls)], drain_s=0.2)
         )
-        url = "http://{}:{}".format(*addresses[0])
+        url = "{}://{}:{}".format("http" if tls is None else "https", *addresses[0])
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
-                url, auto_decompress=False, connector=aiohttp.TCPConnector(limit=0), read_bufsize=1 << 18
+                url,
+                auto_decompress=False,
+                connector=aiohttp.TCPConnector(limit=0, ssl=trusting(chosen.tls_certificate)),
+                read_bufsize=1 << 18,
             )
         )
         yield RunningFacade(url, session)
@@ -90,7 +99,10 @@ class FacadeProcess:
 
 @contextlib.contextmanager
 def facade_process(
-    directory: Path, *arguments: str | Path, inside: Sequence[str] = ()
+    directory: Path,
+    *arguments: str | Path,
+    inside: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[FacadeProcess]:
     """Started with a cache below ``directory``, on a port of the kernel's choice.
 
@@ -110,6 +122,6 @@ def facade_process(
     ]
     root = Path(__file__).parents[2]
     with Process(
-        "facade", argv, log=directory / "facade.log", ready=logs("listening on"), cwd=root
+        "facade", argv, log=directory / "facade.log", ready=logs("listening on"), cwd=root, env=env
     ) as process:
         yield FacadeProcess(process)

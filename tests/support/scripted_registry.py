@@ -170,9 +170,11 @@ def _spoil(body: bytearray, fault: Fault) -> None:
 @contextlib.asynccontextmanager
 async def scripted_registry(
     configure: Callable[[ScriptedRegistry], None] = lambda _: None,
+    *,
+    registry: ScriptedRegistry | None = None,
 ) -> AsyncIterator[ScriptedRegistry]:
     """A running one; ``origin`` is its URL."""
-    registry = ScriptedRegistry()
+    registry = registry or ScriptedRegistry()
     configure(registry)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", registry.handle)

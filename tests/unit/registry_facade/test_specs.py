@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocikit.distribution.wall import is_private
+from ocikit.distribution.wall import is_private, parse_place
 from ocikit.errors import InvalidRange
 from ocikit.ranges import ByteRange, ContentRange
 from registry_facade.env_edits import EnvEdit, apply_env, edits_asked_by
@@ -75,6 +75,21 @@ def test_private_addresses(address: str) -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "registry.example"])
 def test_public_addresses_and_names(address: str) -> None:
     assert not is_private(address)
+
+
+PLACES = {
+    "auth.test": ("auth.test", 443),
+    "auth.test:8443": ("auth.test", 8443),
+    "[fd00::1]:80": ("fd00::1", 80),
+    "auth.test/path": None,
+    "auth.test:x": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize(("text", "place"), PLACES.items())
+def test_places_that_are_free(text: str, place: tuple[str, int] | None) -> None:
+    assert parse_place(text) == place
 
 
 ranges = st.builds(ByteRange, st.integers(-50, 150), st.none() | st.integers(0, 200))
