@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from content import keys
+from content import keys, transfer
 from content.errors import ObjectNotFound, PointerMoved, PreconditionFailed, StoreUnavailable, WorkspaceEmpty
 from content.keys import Workspace
 from content.objects.base import ObjectStore, read_all
@@ -31,11 +31,10 @@ class Catalog:
     async def load(self) -> Held:
         """An empty pointer when the workspace has none. Raises ObjectCorrupt, FormatUnsupported."""
         try:
-            async with self.store.open(self._key) as reader:
-                data = b"".join([piece async for piece in reader])
-                return Held(parse_pointer(data, self._key, self.workspace), reader.info.etag)
+            data, info = await transfer.get_whole(self.store, self._key)
         except ObjectNotFound:
             return Held(Pointer(self.workspace), None)
+        return Held(parse_pointer(data, self._key, self.workspace), info.etag)
 
     async def snapshot(self, snapshot_id: str | None) -> Snapshot:
         """That snapshot, or the latest. Raises SnapshotNotFound, WorkspaceEmpty."""

@@ -2,9 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TypeVar
 
 from content.archive import crc32 as crc
 from content.errors import (
@@ -16,15 +16,16 @@ from content.errors import (
 from content.objects.base import (
     MultipartStore,
     ObjectInfo,
+    ObjectReader,
     ObjectSource,
     PartRef,
     Span,
     UploadedPart,
-    read_all,
 )
 from content.upload import PartUploader
 from servicekit.backoff import Backoff, retry
 
+T = TypeVar("T")
 _PART_BYTES = 8 << 20
 _BACKOFF = Backoff(attempts=5, first_s=0.2, cap_s=10.0)
 
@@ -93,7 +94,7 @@ async def get_file(store: ObjectSource, key: str, file: IO[bytes], *, size_bytes
         async with store.open(key) as reader:
             if reader.info.size_bytes != size_bytes:
                 raise ObjectCorrupt(key, f"it has {reader.info.size_bytes} bytes, not {size_bytes}")
-            async for piece in reader:
+            async for piece in _pieces(reader):
                 digest.update(piece)
                 size += len(piece)
                 await asyncio.to_thread(file.write, piece)
@@ -107,11 +108,43 @@ async def get_file(store: ObjectSource, key: str, file: IO[bytes], *, size_bytes
 async def _again_if_corrupt(attempt: Callable[[], Awaitable[None]]) -> None:
     """What came wrong once may have been damaged on the way; twice is the store's answer."""
     try:
-        await retry(attempt, backoff=_BACKOFF)
+        await _again_if_broken(attempt)
     except ObjectCorrupt:
-        await retry(attempt, backoff=_BACKOFF)
+        await _again_if_broken(attempt)
+
+
+class _BrokenOff(Exception):
+    """A body that stopped before its end; the cause says how."""
+
+    retryable = True
+
+
+async def _pieces(reader: ObjectReader) -> AsyncIterator[bytes]:
+    try:
+        async for piece in reader:
+            yield piece
+    except StoreUnavailable as error:
+        raise _BrokenOff from error
+
+
+async def _again_if_broken(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeats a read whose body broke off. One that could not begin was repeated by the store's own layer."""
+    try:
+        return await retry(attempt, backoff=_BACKOFF)
+    except _BrokenOff as broken:
+        raise broken.__cause__ or broken from None
+
+
+async def get_whole(store: ObjectSource, key: str, span: Span | None = None) -> tuple[bytes, ObjectInfo]:
+    """A small object or a bounded span, read again as a whole when it breaks off."""
+
+    async def attempt() -> tuple[bytes, ObjectInfo]:
+        async with store.open(key, span) as reader:
+            return b"".join([piece async for piece in _pieces(reader)]), reader.info
+
+    return await _again_if_broken(attempt)
 
 
 async def get_span(store: ObjectSource, key: str, span: Span) -> bytes:
-    """A bounded span, read again as a whole when it breaks off."""
-    return await retry(lambda: read_all(store, key, span), backoff=_BACKOFF)
+    """As `get_whole`, the bytes alone."""
+    return (await get_whole(store, key, span))[0]

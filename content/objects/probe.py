@@ -7,13 +7,15 @@ object exists, a part with a wrong checksum that must be refused, and a copied p
 import dataclasses
 import secrets
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from content import keys
 from content.errors import ContentError, StoreDenied, StoreUnavailable
 from content.objects.base import MultipartStore, PartRef, StoreProperties, read_all
+from servicekit.backoff import Backoff, retry
 
 _MIN_COPY_BYTES = 5 << 20
+_BACKOFF = Backoff(attempts=4)
 
 
 async def probe(store: MultipartStore, learn: Callable[[StoreProperties], None]) -> StoreProperties:
@@ -26,18 +28,26 @@ async def probe(store: MultipartStore, learn: Callable[[StoreProperties], None])
     try:
         seen = dataclasses.replace(
             store.properties,
-            conditional_put=await _refuses_overwrite(store, key),
-            checks_crc32=await _refuses_wrong_crc32(store, key),
+            conditional_put=await retry(lambda: _refuses_overwrite(store, key), backoff=_BACKOFF),
+            checks_crc32=await _can(lambda: _refuses_wrong_crc32(store, key)),
         )
         # Some check, and copy, but cannot do both in one upload.
         for checks_copies in (True, False):
             seen = dataclasses.replace(seen, checks_copies=checks_copies and seen.checks_crc32)
             learn(seen)
-            if await _copies_parts(store, key):
+            if await _can(lambda: _copies_parts(store, key)):
                 return dataclasses.replace(seen, part_copy=True)
         return dataclasses.replace(seen, part_copy=False, checks_copies=False)
     finally:
         await store.delete(key)
+
+
+async def _can(attempt: Callable[[], Awaitable[bool]]) -> bool:
+    """A bad moment is no answer; a server that fails each time cannot."""
+    try:
+        return await retry(attempt, backoff=_BACKOFF)
+    except StoreUnavailable:
+        return False
 
 
 async def _refuses_overwrite(store: MultipartStore, key: str) -> bool:
@@ -86,7 +96,9 @@ async def _refuses_wrong_crc32(store: MultipartStore, key: str) -> bool:
         upload_2 = await store.create_upload(key)
         part = await store.put_part(upload_2, PartRef(1, 0, len(data), right), data)
         return (await store.complete_upload(upload_2, [part], right)).size_bytes == len(data)
-    except ContentError:
+    except ContentError as error:
+        if error.retryable:
+            raise
         return False
     finally:
         await store.abort_upload(upload)
@@ -109,5 +121,7 @@ async def _copies_parts(store: MultipartStore, key: str) -> bool:
         finally:
             await store.abort_upload(upload)
             await store.delete(upload.key)
-    except ContentError:
+    except ContentError as error:
+        if error.retryable:
+            raise
         return False
