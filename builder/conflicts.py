@@ -12,12 +12,14 @@ import pathspec
 
 from builder.contents import Contents, ContentsEntry, deletions, is_deleted
 from builder.layer_tar import WHITEOUT
-from builder.merge_files import LAST_WINS, MERGERS
+from builder.merge_files import LAST_WINS, MERGERS, ids_by_name
 
 
 class ConflictKind(enum.StrEnum):
     OVERWRITES = "overwrites"
     DELETES = "deletes"
+    SHARES_ID = "gives an id that is taken in"
+    """Of a user or a group: two names for one number, or two numbers for one name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,28 @@ def merged_files(base: Contents, chunks: Sequence[tuple[str, Contents]]) -> Mapp
             if content != versions[-1]:
                 made[path] = content
     return made
+
+
+_IDENTITIES = ("etc/passwd", "etc/group")
+
+
+def identity_conflicts(
+    base: Contents, chunks: Sequence[tuple[str, Contents]], allowed: Sequence[str] = ()
+) -> Sequence[Conflict]:
+    """Users and groups that chunks added and that cannot both be what their files' owners mean."""
+    quiet = pathspec.PathSpec.from_lines("gitignore", allowed)
+    found: list[Conflict] = []
+    for path in _IDENTITIES:
+        if quiet.match_file(path):
+            continue
+        inherited = ids_by_name(base.merged.get(path, b""))
+        added: dict[tuple[str, str], str] = {}
+        for chunk, contents in chunks:
+            own = ids_by_name(contents.merged.get(path, b"")).items() - inherited.items()
+            for name, number in sorted(own):
+                for (other_name, other_number), other in added.items():
+                    if other != chunk and (name == other_name) != (number == other_number):
+                        shown = f"/{path} ({name}={number}, {other_name}={other_number})"
+                        found.append(Conflict(shown, ConflictKind.SHARES_ID, chunk, other))
+                added.setdefault((name, number), chunk)
+    return found

@@ -15,7 +15,7 @@ from builder.chunk_images import ORDER, StoredChunk, chunk_of
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import TestCase, TestResult, TestRunner, cases_of, describe_failure
 from builder.combine import combine
-from builder.conflicts import find_conflicts, merged_files
+from builder.conflicts import find_conflicts, identity_conflicts, merged_files
 from builder.contents import Contents
 from builder.contents_store import ContentsStore
 from builder.errors import ChunkMissing, FilesConflict, TestsFailed
@@ -258,7 +258,10 @@ class ImageMaker:
         """A layer of the files that had to be merged, if any. Raises FilesConflict."""
         stack = [(name, tables.chunks[name]) for name in image.chunks]
         allowed = self._project.options.allowed_conflicts
-        conflicts = await asyncio.to_thread(find_conflicts, stack, allowed)
+        conflicts = [
+            *await asyncio.to_thread(find_conflicts, stack, allowed),
+            *identity_conflicts(tables.base, stack, allowed),
+        ]
         if conflicts:
             raise FilesConflict(image.name, [str(conflict) for conflict in conflicts])
         files = await asyncio.to_thread(merged_files, tables.base, stack)

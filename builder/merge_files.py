@@ -6,6 +6,8 @@ between its version and the base's. Of two chunks that changed the same record d
 
 from collections.abc import Callable, Mapping, Sequence
 
+from builder.ld_cache import LdCache
+
 Merger = Callable[[bytes, Sequence[bytes]], bytes]
 Records = Mapping[str, bytes]
 
@@ -39,6 +41,19 @@ def merge_groups(base: bytes, versions: Sequence[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in merged.values())
 
 
+def merge_ld_caches(base: bytes, versions: Sequence[bytes]) -> bytes:
+    """The libraries of all caches; the last version as it is where one of them cannot be read."""
+    try:
+        before = LdCache.parse(base) if base else LdCache(())
+        caches = [LdCache.parse(version) for version in versions]
+    except ValueError:
+        return versions[-1]
+    known, in_all = set(before.libraries), set.intersection(*(set(cache.libraries) for cache in caches))
+    kept = [one for one in before.libraries if one in in_all]
+    added = [one for cache in caches for one in cache.libraries if one not in known]
+    return LdCache(tuple(dict.fromkeys([*kept, *added])), caches[-1].generator).dump()
+
+
 def dpkg_packages(status: bytes) -> Sequence[tuple[str, str, str]]:
     """(name, version, architecture) of what dpkg's status says is installed."""
     return [
@@ -46,6 +61,12 @@ def dpkg_packages(status: bytes) -> Sequence[tuple[str, str, str]]:
         for stanza in _stanzas(status).values()
         if _field(stanza, b"Status").endswith(" installed")
     ]
+
+
+def ids_by_name(data: bytes) -> Mapping[str, str]:
+    """Of /etc/passwd or /etc/group: the number that each name stands for."""
+    fields = (line.decode(errors="replace").split(":") for line in data.split(b"\n"))
+    return {parts[0]: parts[2] for parts in fields if len(parts) > 2}
 
 
 def _three_way(base: Records, versions: Sequence[Records]) -> Records:
@@ -86,6 +107,7 @@ MERGERS: Mapping[str, Merger] = {
     "etc/shadow": merge_lines,
     "etc/group": merge_groups,
     "etc/gshadow": merge_groups,
+    "etc/ld.so.cache": merge_ld_caches,
     "etc/subuid": merge_lines,
     "etc/subgid": merge_lines,
     "etc/shells": merge_lines,
@@ -97,6 +119,6 @@ MERGERS: Mapping[str, Merger] = {
 LAST_WINS = (
     "/var/log/**", "/var/cache/**", "tmp/**", "/run/**", "/var/lib/dpkg/*-old", "/var/lib/dpkg/lock*",
     "/var/lib/dpkg/triggers/*", "/var/lib/apt/lists/**", "/etc/passwd-", "/etc/shadow-", "/etc/group-",
-    "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-", "/etc/ld.so.cache", "/etc/.pwd.lock",
+    "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-", "/etc/.pwd.lock",
 )  # fmt: skip
 """Traces of package managers that nobody misses: no conflict when several chunks leave them."""

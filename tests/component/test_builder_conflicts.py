@@ -61,7 +61,8 @@ ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin
     project = write_project(tmp_path / "p", files)
     for name in ("a", "b"):
         _make_package(f"pkg-{name}", tmp_path, project / "chunks" / name / "p.deb")
-    done = lapstrake("build", project, "--to", f"oci:{tmp_path / 'images'}", "--json")
+    done = lapstrake("build", project, "--to", f"oci:{tmp_path / 'images'}", "--test-every-image", "--json")
+    assert done.document["tests"]["run"] == 4
     image = next(item for item in done.document["combinations"] if item["name"] == "both")
     assert image["layers"] == 4
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.conflicts import find_conflicts, merged_files
+from builder.conflicts import find_conflicts, identity_conflicts, merged_files
 from builder.contents import Contents, read_contents
 from builder.errors import InvalidLayer
 from builder.merged_layer import files_tar
@@ -81,6 +81,26 @@ def test_users_and_members_of_groups_are_united():
         "etc/group": b"docker:x:9:me,you\na:x:5:\n",
         "etc/passwd": b"root:x:0:0::/:/bin/sh\na:x:1:\nb:x:2:\n",
     }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("x:x:1:", "y:x:1:", ["b gives an id that is taken in /etc/passwd (y=1, x=1) of a"]),
+        ("x:x:1:", "x:x:2:", ["b gives an id that is taken in /etc/passwd (x=2, x=1) of a"]),
+        ("x:x:1:1::/:/bin/sh", "x:x:1:1::/:/bin/bash", []),
+        ("x:x:1:", "y:x:2:", []),
+        ("root:x:0:", "root:x:0:", []),
+    ],
+    ids=["one number, two names", "one name, two numbers", "the same user", "two users", "the base's"],
+)
+def test_users_that_cannot_both_be_meant_are_conflicts(first: str, second: str, expected: list[str]):
+    base = "root:x:0:0::/:/bin/sh\n"
+    files = [layer(files={"etc/passwd": f"{base}{line}\n".encode()}) for line in (first, second)]
+    chunks = [("a", files[0]), ("b", files[1])]
+    below = layer(files={"etc/passwd": base.encode()})
+    assert [str(conflict) for conflict in identity_conflicts(below, chunks)] == expected
+    assert identity_conflicts(below, chunks, ["/etc/passwd"]) == []
 
 
 def test_one_chunk_alone_needs_no_merge():
