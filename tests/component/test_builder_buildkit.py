@@ -1,7 +1,6 @@
 """The BuildKit engine, against a real buildkitd."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,10 @@ import pytest
 from tests.support.builder_project import CHUNK, Lapstrake, write_project
 from tests.support.processes import Process
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("buildkitd") is None or shutil.which("buildctl") is None,
-    reason="needs root, buildkitd and buildctl",
-)
+pytestmark = [
+    pytest.mark.component("buildkit"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="building and testing images here needs root"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +51,24 @@ def test_builds_combines_and_gives_the_same_digests_twice(tmp_path: Path, lapstr
         project = write_project(tmp_path / name / "p", {"tests/a.yaml": tests})
         run = Lapstrake(tmp_path / name / "state")
         done = run(
-            "build", project, "--to", f"oci:{tmp_path / name / 'i'}", "--engine", "buildkit", "--json"
-        ).document
+            "build", project, "--to", f"oci:{tmp_path / name / 'i'}", "--engine", "buildkit", "--json",
+            "--test-every-image",
+        ).document  # fmt: skip
         digests.append([item["digest"] for item in done["combinations"]])
         assert done["tests"]["run"] == 2
     assert digests[0] == digests[1]
+
+
+def test_a_chunk_that_only_copies_is_built_for_another_platform(tmp_path: Path, lapstrake: Lapstrake):
+    base = {"base/Dockerfile": "FROM scratch\nCOPY passwd /etc/passwd\n"}
+    project = write_project(tmp_path / "p", base)
+    done = lapstrake(
+        "build", project, "--to", f"oci:{tmp_path / 'i'}", "--engine", "buildkit", "--chunk", "b",
+        "--platform", "linux/s390x", "--platform", "linux/arm64", "--json",
+    ).document  # fmt: skip
+    assert {(item["chunk"], item["platform"]) for item in done["chunks"]} == {
+        (name, platform) for name in ("base", "b") for platform in ("linux/s390x", "linux/arm64")
+    }
 
 
 def test_a_failing_dockerfile_shows_the_end_of_its_log(tmp_path: Path, lapstrake: Lapstrake):

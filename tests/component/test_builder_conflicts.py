@@ -32,9 +32,8 @@ def test_overwriting_another_chunks_file_is_an_error_unless_allowed(tmp_path: Pa
     assert set(lapstrake("build", project, "--to", to, "--json").actions.values()) == {"reuse"}
 
 
+@pytest.mark.component("dpkg-deb")
 def test_packages_of_two_chunks_are_both_known_to_dpkg(tmp_path: Path, lapstrake: Lapstrake):
-    if shutil.which("dpkg-deb") is None:
-        pytest.skip("dpkg-deb is not installed")
     root = tmp_path / "root"
     _copy_dpkg(root)
     context = (

@@ -7,14 +7,19 @@ import pytest
 
 _PROGRAMS = {
     "containerd": ("containerd", "ctr", "containerd-shim-runc-v2", "runc"),
+    "buildkit": ("buildkitd", "buildctl", "runc"),
+    "e2fsprogs": ("mke2fs", "e2fsck", "debugfs"),
+    "erofs-utils": ("mkfs.erofs",),
     "kubo": ("ipfs",),
     "redis": ("redis-server",),
+    "squashfs-tools": ("sqfstar",),
 }
 """Components that are not one program of the same name."""
 
 KNOWN = (
     "buildah", "skopeo", "podman", "docker-registry", "redis", "kubo", "rclone", "minio", "containerd",
     "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio", "wrk",
+    "buildkit", "e2fsprogs", "erofs-utils", "squashfs-tools", "dpkg-deb", "ldconfig",
 )  # fmt: skip
 
 
