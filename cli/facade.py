@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli import exit_codes
 from cli.main import run
 from cli.output import Output
+
+if TYPE_CHECKING:
+    from registry_facade.settings import FacadeSettings
 
 
 @click.group()
@@ -177,3 +181,61 @@ def gc(dry_run: bool, config: Path | None, as_json: bool, **flags: Any) -> None:
         f"{'would free' if dry_run else 'freed'} {format_size(found['freed_bytes'])}",
     ]
     Output(as_json=as_json).result(found, "\n".join(lines))
+
+
+@facade.command()
+@click.argument("images", nargs=-1, required=True, metavar="REF...")
+@click.option("--platform", metavar="OS/ARCH", help="Of images for several platforms, this one. [the node's]")
+@click.option("--limit-rate", metavar="SIZE/s", help="Bytes per second it may take. [unlimited]")
+@click.option("--facade", "url", metavar="URL", help="Its administration address. [as the settings say]")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file, section [facade].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def warm(
+    images: tuple[str, ...],
+    platform: str | None,
+    limit_rate: str | None,
+    url: str | None,
+    config: Path | None,
+    as_json: bool,
+) -> int:
+    """Have the running facade of this node fetch images ahead of their start, behind every real pull.
+
+    REF is UPSTREAM/repository:tag, or workspaces/ID. Ends with status 3 when an image could not be had.
+    """
+    from registry_facade.settings import FacadeSettings
+    from registry_facade.warming.client import warm as warm_by_api
+    from servicekit.settings import load
+    from servicekit.units import format_size, parse_rate
+
+    output = Output(as_json=as_json)
+    try:
+        _ = parse_rate(limit_rate) if limit_rate is not None else None
+    except ValueError as error:
+        raise click.UsageError(f"--limit-rate: {error}") from None
+    address = url or _administration(load(FacadeSettings, "facade", file=config))
+
+    async def work() -> list[Mapping[str, Any]]:
+        results = []
+        async for item in warm_by_api(address, images, platform, limit_rate):
+            results.append(item)
+            output.say(
+                f"{item['image']}: {item['error']}"
+                if item["error"]
+                else f"{item['image']}: fetched {item['fetched_blobs']} blobs, "
+                f"{format_size(item['fetched_bytes'])}; there were {item['there_blobs']}, "
+                f"{format_size(item['there_bytes'])}"
+            )
+        return results
+
+    results = run(work())
+    failed = sum(bool(item["error"]) for item in results) + len(images) - len(results)
+    fields = {"images": results, "failed": failed}
+    output.result(fields, f"{len(images) - failed} of {len(images)} images are in the cache")
+    return exit_codes.INCOMPLETE if failed else exit_codes.OK
+
+
+def _administration(settings: "FacadeSettings") -> str:
+    host, port = settings.admin_listen or settings.listen
+    if host in {"0.0.0.0", "::", ""}:  # noqa: S104 (an address that listens everywhere is reached here)
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import structlog
@@ -24,7 +23,7 @@ from content.processes.parent import JobProcesses, StoreSetup
 from content.rates import Buckets, Rates
 from content.settings import ContentSettings, JobSettings
 from content.staging import sweep
-from servicekit.lifecycle import Listener, serve_until_signal
+from servicekit.lifecycle import Listener, is_loopback, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.settings import SettingsInvalid
 from servicekit.tasks import BackgroundTasks
@@ -154,7 +153,7 @@ def checked(settings: ContentSettings) -> Tokens:
         if getattr(settings, name) < 1:
             problems.append(f"content.{name}: must be at least 1")
     problems += _impossible(settings)
-    if not problems and not tokens and not _is_loopback(settings.listen[0]):
+    if not problems and not tokens and not is_loopback(settings.listen[0]):
         problems.append(
             f"content.listen: {settings.listen[0]} can be reached by others; set content.tokens_file or "
             "content.admin_token, or listen on 127.0.0.1"
@@ -180,13 +179,6 @@ def _impossible(settings: ContentSettings) -> Iterator[str]:
         yield "content.pressure.target: must be a share of 1"
     if settings.pressure.floor_bytes_s < 1:
         yield "content.pressure.floor_bytes_s: must be more than 0"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def serve(settings: ContentSettings, on_started: Callable[[list[tuple[str, int]]], None]) -> None:

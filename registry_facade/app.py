@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from ocikit.descriptor import Platform
 from ocikit.distribution.client import RegistryClient, RegistryHost
 from ocikit.distribution.credentials import CredentialProvider, DockerConfigCredentials, default_docker_config
 from ocikit.distribution.transport import Deadlines
@@ -35,15 +36,19 @@ from registry_facade.peers.handlers import PeerHandlers
 from registry_facade.peers.metrics import PeerMetrics
 from registry_facade.providers import DirectorySpecs, ImageSpecProvider, NoSpecs
 from registry_facade.pulls import Pulls
-from registry_facade.settings import FacadeSettings
+from registry_facade.settings import FacadeSettings, WarmSettings
 from registry_facade.sharing import SharingRules
 from registry_facade.sources.fellows import answering_fellows
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
 from registry_facade.tenancy.opening import gate_of
+from registry_facade.warming.handlers import WarmHandlers
+from registry_facade.warming.metrics import WarmMetrics
+from registry_facade.warming.schedule import keep_warm, this_platform
+from registry_facade.warming.warmer import Warmer
 from registry_facade.workers import Workers, held_port
 from servicekit.backoff import Backoff
-from servicekit.lifecycle import Listener, ListenFailed, serve_until_signal
+from servicekit.lifecycle import Listener, ListenFailed, is_loopback, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.tasks import BackgroundTasks
 from servicekit.tls import ServerTls
@@ -118,13 +123,19 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         stack.push_async_callback(_cancel, asyncio.create_task(_note_uses(storage)))
         stack.push_async_callback(_cancel, asyncio.create_task(_scrub(storage, settings.scrub_age_s)))
         routes = handlers.routes()
+        warmer = Warmer(pulls, cache, upstreams.names, _default_upstream(settings), WarmMetrics.on(metrics))
+        if settings.warm.images:
+            stack.push_async_callback(_cancel, asyncio.create_task(_keep_warm(warmer, settings.warm)))
         if settings.peers:
             peers = PeerHandlers(upstreams.names, cache, locator, settings.peer_token, counted, peer_metrics)
             routes += peers.routes()
         log = AccessLog(sys.stderr)
         stack.callback(log.flush)
         tls = await _tls(settings, stack)
-        yield dataclasses.replace(_applications(settings, metrics, readiness, routes, log), tls=tls)
+        made = _applications(settings, metrics, readiness, routes, log)
+        if settings.admin_listen is not None or is_loopback(settings.listen[0]):
+            made.operations.add_routes(WarmHandlers(warmer).routes())
+        yield dataclasses.replace(made, tls=tls)
 
 
 async def _local(
@@ -135,6 +146,12 @@ async def _local(
     store = LocalStore(settings.local.root or settings.cache_dir / "local")
     stack.push_async_callback(store.aclose)
     return LocalHandlers(settings.local.namespace, store, counted)
+
+
+async def _keep_warm(warmer: Warmer, settings: WarmSettings) -> None:
+    platform = Platform.parse(settings.platform) if settings.platform else this_platform()
+    rate_bytes_s = settings.limit_rate or None
+    await keep_warm(warmer, settings.images, platform, rate_bytes_s, settings.every_s)
 
 
 async def _tls(settings: FacadeSettings, stack: contextlib.AsyncExitStack) -> ServerTls | None:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from ocikit.descriptor import Platform
 from ocikit.distribution.wall import parse_place
 from registry_facade.digest_index.opening import INDEX_ACCEPTS, is_digest_index
 from registry_facade.peers.membership import is_peer_address
@@ -13,6 +14,7 @@ from servicekit.settings import (
     DURATION,
     INTEGER,
     PATH,
+    RATE,
     SECRET,
     SIZE,
     STRING,
@@ -49,6 +51,30 @@ class AccessSettings:
     grace_s: float = setting(
         DURATION, 3600.0, "How long it is believed while the upstream cannot be asked again."
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WarmSettings:
+    """Images that are in the cache before anybody asks for them."""
+
+    images: tuple[str, ...] = setting(
+        STRINGS, (), "References to pre-pull at the start and then regularly, behind every real pull."
+    )
+    every_s: float = setting(DURATION, 3600.0, "How long after one round the next begins.")
+    platform: str = setting(
+        STRING, "", "Of images for several platforms, the one to pre-pull; default: this machine's."
+    )
+    limit_rate: int = setting(RATE, 0, "Bytes per second that pre-pulling may take; 0: no limit.")
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.every_s <= 0:
+            found.append("facade.warm.every_s: accepts more than nothing")
+        try:
+            _ = Platform.parse(self.platform) if self.platform else None
+        except ValueError as error:
+            found.append(f"facade.warm.platform: {error}")
+        return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -124,10 +150,11 @@ class FacadeSettings:
 
     access: AccessSettings = dataclasses.field(default_factory=AccessSettings)
     local: LocalSettings = dataclasses.field(default_factory=LocalSettings)
+    warm: WarmSettings = dataclasses.field(default_factory=WarmSettings)
 
     def problems(self) -> list[str]:
         """What no single setting shows."""
-        found: list[str] = []
+        found: list[str] = self.warm.problems()
         if self.default_upstream and self.default_upstream not in self.upstreams:
             found.append(f"facade.default_upstream: {self.default_upstream!r} is not among the upstreams")
         if self.workers < 1:

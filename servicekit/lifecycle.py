@@ -5,6 +5,7 @@ A second signal ends the wait.
 
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,6 +24,14 @@ class ListenFailed(Exception):
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         super().__init__(f"cannot listen on {host}:{port}: {reason}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ocikit.digest import Digest
 from ocikit.errors import DigestMismatch, IntegrityError, OciError, SizeMismatch, SourceUnavailable
@@ -29,6 +30,13 @@ from servicekit.backoff import Backoff
 MAX_FETCHES = 4
 """Requests at a time for one blob; lazy pullers read in several places at once."""
 _BACKOFF = Backoff(first_s=0.1, cap_s=2.0)
+
+
+class Gently(Protocol):
+    """The pace of a download that no client waits for."""
+
+    async def acquire(self, size_bytes: int) -> None:
+        """Returns when so many bytes may be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,8 @@ class Download:
     hooks: Hooks
     linger_s: float
     expected_size: int | None = None
+    gently: Gently | None = None
+    """None from the moment that a client reads: then nothing is held back."""
     _demands: dict[object, Demand] = field(default_factory=dict)
     _fetches: dict[asyncio.Task[None], Fetch] = field(default_factory=dict)
     _bytes_by_source: dict[str, int] = field(default_factory=dict)
@@ -229,7 +239,9 @@ class Download:
         size = self._blob.size if self._blob is not None else None
         stop = None if size is None or fetch.stop >= size else fetch.stop
         asked = ByteRange(fetch.at, stop) if fetch.at or stop is not None else None
-        opening = self.hooks.hedge.open(self.selection, self.digest, asked, self._origin_failed)
+        opening = self.hooks.hedge.open(
+            self.selection, self.digest, asked, self._origin_failed, is_urgent=self.gently is None
+        )
         async with opening as answer:
             if answer is None:
                 return
@@ -259,11 +271,13 @@ class Download:
             self.hooks.received(name, len(data))
             self._bytes_by_source[name] = self._bytes_by_source.get(name, 0) + len(data)
             self.selection.progressed(answer.origin)
+            if self.gently is not None:
+                await self.gently.acquire(len(data))
             await writer.put(data[: max(0, fetch.stop - at)])
             at += len(data)
             if at >= fetch.stop and at < answer.content_range.stop:
                 return
-            if loop.time() >= judged_s:
+            if loop.time() >= judged_s and self.gently is None:
                 judged_s = loop.time() + JUDGED_AFTER_S
                 self._judge_pace(answer.origin)
 

@@ -86,19 +86,27 @@ class Hedge:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, selection: Selection, digest: Digest, wanted: ByteRange | None, failed: Failed
+        self,
+        selection: Selection,
+        digest: Digest,
+        wanted: ByteRange | None,
+        failed: Failed,
+        *,
+        is_urgent: bool = True,
     ) -> AsyncIterator[Answer | None]:
         """None when those that were asked failed; each was told to ``failed``.
 
+        What is not urgent is asked of one source at a time, and says nothing of that source's pace.
         Raises what the sources said when there is none left to ask.
         """
         origin = selection.next()
-        attempts = [self._ask(origin, digest, wanted)]
+        pace = self.paces.of(origin.source.name) if is_urgent else Pace()
+        attempts = [_Attempt(origin, digest, wanted, pace)]
         winner: _Attempt | None = None
         try:
-            farther = selection.behind(origin)
+            farther = selection.behind(origin) if is_urgent else None
             if farther is not None and not await self._in_time(attempts[0]):
-                attempts.append(self._ask(farther, digest, wanted))
+                attempts.append(_Attempt(farther, digest, wanted, self.paces.of(farther.source.name)))
             winner = await _first(attempts, failed)
             if winner is not None and farther is not None and len(attempts) > 1:
                 self._metrics.hedges.labels(origin.source.name, winner.origin.source.name).inc()
@@ -110,9 +118,6 @@ class Hedge:
                 else:
                     verdict = attempt.conclude(failed)
                     _ = self._background.start(verdict, name=f"verdict {digest.short}")
-
-    def _ask(self, origin: Origin, digest: Digest, wanted: ByteRange | None) -> _Attempt:
-        return _Attempt(origin, digest, wanted, self.paces.of(origin.source.name))
 
     async def _in_time(self, attempt: _Attempt) -> bool:
         """Whether it answers, or fails, before it has been waited for long enough."""

@@ -49,8 +49,10 @@ class Pace:
             self._active -= 1
 
     def received(self, size_bytes: int) -> None:
+        """Bytes of requests that are not `busy` say nothing."""
         self._settle()
-        self._bytes += size_bytes
+        if self._active:
+            self._bytes += size_bytes
 
     def _settle(self) -> None:
         now_s = self._clock.monotonic()

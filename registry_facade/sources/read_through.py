@@ -17,7 +17,7 @@ from ocikit.digest import Digest
 from ocikit.errors import BlobNotFound, IntegrityError, OciError, SourceUnavailable
 from ocikit.ranges import ByteRange, ContentRange
 from registry_facade.cache.claims import Claim, Claims
-from registry_facade.cache.download import Download, Hooks
+from registry_facade.cache.download import Download, Gently, Hooks
 from registry_facade.cache.growing import GrowingBlob
 from registry_facade.cache.storage import Storage
 from registry_facade.errors import AlreadyStored, CacheUnusable, ClaimedElsewhere
@@ -76,12 +76,29 @@ class ReadThrough:
         self._paces = Paces()
         self._hedge = Hedge(self._paces, metrics, background)
         self._downloads: dict[Digest, Download] = {}
+        self._ended = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def open(self, digest: Digest, locate: Locate, *, start: int = 0) -> AsyncIterator[OpenBlob]:
-        """``start`` is where the caller will read first. Raises what the sources said."""
+    async def open(
+        self, digest: Digest, locate: Locate, *, start: int = 0, gently: Gently | None = None
+    ) -> AsyncIterator[OpenBlob]:
+        """``start`` is where the caller will read first. Raises what the sources said.
+
+        ``gently`` paces a download that nobody waits for; anybody who does frees it.
+        """
         async with contextlib.AsyncExitStack() as stack:
-            yield await self._open(digest, locate, start, stack)
+            yield await self._open(digest, locate, start, stack, gently)
+
+    async def quiet(self) -> None:
+        """Returns when nothing is being downloaded that somebody waits for."""
+        while any(download.is_open and download.gently is None for download in self._downloads.values()):
+            await self._ended.wait()
+
+    async def settled(self, digest: Digest) -> None:
+        """Returns when no download of it is running: it was published, or failed."""
+        download = self._downloads.get(digest)
+        if download is not None and download.task is not None:
+            await asyncio.wait({download.task})
 
     async def stat(self, digest: Digest, locate: Locate) -> int:
         """The size, without downloading. Raises what the sources said."""
@@ -105,7 +122,12 @@ class ReadThrough:
         return None
 
     async def _open(
-        self, digest: Digest, locate: Locate, start: int, stack: contextlib.AsyncExitStack
+        self,
+        digest: Digest,
+        locate: Locate,
+        start: int,
+        stack: contextlib.AsyncExitStack,
+        gently: Gently | None,
     ) -> OpenBlob:
         while True:
             if (held := self.storage.in_memory(digest)) is not None:
@@ -116,9 +138,9 @@ class ReadThrough:
             if not self._is_coming(digest):
                 located = await locate()
                 if not self._is_coming(digest):
-                    self._start(digest, located, start)
+                    self._start(digest, located, start, gently)
             try:
-                return await self._join(self._downloads[digest], stack)
+                return await self._join(self._downloads[digest], stack, gently)
             except AlreadyStored:
                 continue
             except ClaimedElsewhere as claimed:
@@ -143,11 +165,15 @@ class ReadThrough:
         async with contextlib.AsyncExitStack() as stack:
             download = self._downloads.get(digest)
             if download is not None and download.is_open:
-                yield await self._join(download, stack)
+                yield await self._join(download, stack, None)
             else:
                 yield await self.storage.open(digest, stack)
 
-    async def _join(self, download: Download, stack: contextlib.AsyncExitStack) -> OpenBlob:
+    async def _join(
+        self, download: Download, stack: contextlib.AsyncExitStack, gently: Gently | None
+    ) -> OpenBlob:
+        if gently is None:
+            download.gently = None
         blob = await stack.enter_async_context(download.attached())
         descriptor = blob.duplicate()
         stack.callback(os.close, descriptor)
@@ -157,7 +183,7 @@ class ReadThrough:
         download = self._downloads.get(digest)
         return download is not None and download.is_open
 
-    def _start(self, digest: Digest, located: Located, start: int) -> None:
+    def _start(self, digest: Digest, located: Located, start: int, gently: Gently | None) -> None:
         hooks = Hooks(
             resume=lambda: self.storage.resume(digest),
             reserve=lambda size: self.storage.reserve(digest, size),
@@ -167,7 +193,8 @@ class ReadThrough:
             hedge=self._hedge,
             slow=lambda source: self._metrics.slow_sources.labels(source).inc(),
         )
-        download = Download(digest, Selection(digest, located.origins), hooks, self._linger_s, located.size)
+        selection = Selection(digest, located.origins)
+        download = Download(digest, selection, hooks, self._linger_s, located.size, gently)
         predecessor = self._downloads.get(digest)
         self._downloads[digest] = download
         download.task = self._background.start(
@@ -189,6 +216,8 @@ class ReadThrough:
                 claim.release()
             if self._downloads.get(download.digest) is download:
                 del self._downloads[download.digest]
+            self._ended.set()
+            self._ended = asyncio.Event()
 
     async def _claim(self, download: Download) -> Claim | None:
         """The right to download for this node; without it the readers are told who has it."""
