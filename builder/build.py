@@ -16,8 +16,6 @@ from typing import Any
 
 from builder.build_context import ignore_lines, stage_named_context
 from builder.chunk_images import (
-    BASE_DIGEST,
-    BASE_NAME,
     StoredChunk,
     chunk_documents,
     layer_annotations,
@@ -36,6 +34,7 @@ from builder.project import Chunk, Project
 from builder.rebase import rebased_config
 from builder.state import StateDirectory
 from ocikit import media_types
+from ocikit.combine import BASE_DIGEST, BASE_NAME
 from ocikit.compose import paired_layers, strip_base
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest

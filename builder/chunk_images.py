@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from builder.fingerprint import Inputs
 from builder.project import Chunk
-from ocikit import media_types
-from ocikit.compose import Addition, Layer, paired_layers
+from ocikit import combine, media_types
+from ocikit.combine import INPUTS
+from ocikit.compose import Layer
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Manifest
-from ocikit.repository import Image
 
 CHUNK_NAME = "dev.lapstrake.chunk.name"
 CHUNK_VARIANT = "dev.lapstrake.chunk.variant"
@@ -26,49 +26,23 @@ INPUT_HASH = "dev.lapstrake.chunk.input-hash"
 UNCOMPRESSED_BYTES = "dev.lapstrake.layer.uncompressed-bytes"
 ORDER = "dev.lapstrake.order"
 """On an image: the rule by which its chunks were put in order, where it is not just how they are written."""
-BASE_NAME = "org.opencontainers.image.base.name"
-BASE_DIGEST = "org.opencontainers.image.base.digest"
-_INPUTS = "dev.lapstrake.inputs"
 
 
 @dataclass(frozen=True, slots=True)
-class StoredChunk:
-    """A chunk out of a repository. Its config's execution part still holds what the base gave it."""
-
-    name: str
-    image: Image
-
-    @property
-    def base_digest(self) -> str:
-        return self.image.manifest.annotations.get(BASE_DIGEST, "")
-
-    @property
-    def base_name(self) -> str:
-        return self.image.manifest.annotations.get(BASE_NAME, "")
+class StoredChunk(combine.Chunk):
+    """A chunk out of a repository."""
 
     @property
     def inputs(self) -> Inputs | None:
         return inputs_of(self.image.config)
 
-    @property
-    def addition(self) -> Addition:
-        config = self.image.config
-        return Addition(tuple(paired_layers(self.image.manifest, config)), config.history, config.created)
-
 
 def inputs_of(config: ImageConfig) -> Inputs | None:
     """None when the config carries none that can be read."""
     try:
-        return Inputs.parse(config.extra.get(_INPUTS))
+        return Inputs.parse(config.extra.get(INPUTS))
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def without_inputs(config: ImageConfig) -> ImageConfig:
-    """For images that people run: how they were made is in their annotations."""
-    return dataclasses.replace(
-        config, extra={key: value for key, value in config.extra.items() if key != _INPUTS}
-    )
 
 
 def layer_annotations(chunk: Chunk, inputs: Inputs) -> Mapping[str, str]:
@@ -90,7 +64,7 @@ def chunk_documents(
     stored = dataclasses.replace(
         config,
         diff_ids=tuple(layer.diff_id for layer in layers),
-        extra={**config.extra, _INPUTS: json.loads(json.dumps(inputs.dump()))},
+        extra={**config.extra, INPUTS: json.loads(json.dumps(inputs.dump()))},
     )
     config_bytes = stored.dump()
     manifest = Manifest(

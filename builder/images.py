@@ -14,7 +14,6 @@ from builder.attestations import (
 from builder.chunk_images import ORDER, StoredChunk, chunk_of
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import TestCase, TestResult, TestRunner, cases_of, describe_failure
-from builder.combine import combine
 from builder.conflicts import find_conflicts, identity_conflicts, merged_files
 from builder.contents import Contents
 from builder.contents_store import ContentsStore
@@ -26,6 +25,7 @@ from builder.parallel import each
 from builder.plan import layer_order, pinned_order
 from builder.project import Order, Project
 from builder.test_scope import TestScope
+from ocikit.combine import combine
 from ocikit.compose import Addition, ComposedImage
 from ocikit.distribution.repository import RegistryRepository
 from ocikit.errors import InvalidInput, InvalidReference, ManifestNotFound

@@ -13,15 +13,7 @@ from pathlib import Path
 from builder.assertions import Assertion
 from builder.errors import UnknownName
 from ocikit.descriptor import Platform
-
-
-class EnvAction(enum.StrEnum):
-    """What happens to a variable that several images set."""
-
-    USE_FIRST = "use-first"
-    USE_LAST = "use-last"
-    MERGE = "merge"
-    MERGE_UNIQUE = "merge-unique"
+from ocikit.env_merge import EnvAction
 
 
 class Order(enum.StrEnum):

@@ -17,7 +17,6 @@ from builder.project import (
     ChunkTest,
     Combination,
     Compression,
-    EnvAction,
     NamedContext,
     Options,
     Order,
@@ -25,6 +24,7 @@ from builder.project import (
 )
 from builder.yaml_source import Problem, Problems, Value, read_yaml
 from ocikit.descriptor import Platform
+from ocikit.env_merge import EnvAction
 from ocikit.reference import is_tag
 
 E = TypeVar("E", bound=StrEnum)

@@ -8,11 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from builder.chunk_images import BASE_DIGEST, BASE_NAME, without_inputs
-from builder.combine import LAST_CHANGE, UNITED
-from builder.env_merge import merge_values
-from builder.project import EnvAction
+from ocikit.combine import BASE_DIGEST, BASE_NAME, LAST_CHANGE, UNITED, without_inputs
 from ocikit.compose import ComposedImage, compose, strip_base
+from ocikit.env_merge import EnvAction, merge_values
 from ocikit.image_config import ImageConfig
 from ocikit.repository import Image
 

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from builder.chunk_images import BASE_DIGEST
 from builder.chunk_store import transfer_blob
 from builder.rebase import rebase_image
+from ocikit.combine import BASE_DIGEST
 from ocikit.compose import ComposedImage
 from ocikit.descriptor import Platform
 from ocikit.digest import Digest

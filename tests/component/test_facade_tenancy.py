@@ -104,7 +104,8 @@ async def upstream() -> AsyncIterator[TenantRegistry]:
 @pytest.fixture
 async def stage(upstream: TenantRegistry, tmp_path: Path) -> AsyncIterator[Stage]:
     private, public = fill(upstream)
-    async with running_facade(tmp_path, **delegated(upstream)) as facade:
+    settings = delegated(upstream, ttl_s=86400.0)  # a machine that stands still for minutes changes nothing
+    async with running_facade(tmp_path, tag_fresh_s=86400.0, **settings) as facade:
         yield Stage(upstream, facade, private, public)
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from builder.chunk_images import BASE_DIGEST, StoredChunk
-from builder.combine import combine
-from builder.project import EnvAction
+from builder.chunk_images import StoredChunk
 from ocikit import media_types
+from ocikit.combine import BASE_DIGEST, combine
 from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest
+from ocikit.env_merge import EnvAction
 from ocikit.errors import InvalidManifest, NotBuiltFromBase
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Manifest, RawManifest

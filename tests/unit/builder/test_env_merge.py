@@ -1,7 +1,6 @@
 import pytest
 
-from builder.env_merge import merge_env
-from builder.project import EnvAction
+from ocikit.env_merge import EnvAction, merge_env
 
 BASE = {"PATH": "first:second:third:common", "HOME": "/root"}
 

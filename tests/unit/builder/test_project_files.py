@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import ProjectInvalid
-from builder.project import Compression, EnvAction, Order
+from builder.project import Compression, Order
 from builder.project_files import load_project
 from builder.yaml_source import Problems, read_yaml
+from ocikit.env_merge import EnvAction
 
 
 def write(root: Path, **files: str) -> Path:

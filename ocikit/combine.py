@@ -1,23 +1,28 @@
 """base + chunks -> one image, by manifest and config only; pure.
 
+The builder stores what this gives; the facade gives it on request, byte for byte.
+
 The merge rule: what a chunk says is what differs from its base. Environment by the project's actions; labels,
 volumes and exposed ports united, of a label that several set the last counts; USER, WORKDIR, STOPSIGNAL,
 HEALTHCHECK and SHELL from the last chunk that changed them; ENTRYPOINT and CMD likewise, as a pair.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from builder.chunk_images import BASE_DIGEST, BASE_NAME, StoredChunk, without_inputs
-from builder.env_merge import merge_env
-from builder.project import EnvAction
-from ocikit.compose import Addition, ComposedImage, compose
+from ocikit.compose import Addition, ComposedImage, compose, paired_layers
+from ocikit.env_merge import EnvAction, merge_env
 from ocikit.errors import NotBuiltFromBase
 from ocikit.image_config import ImageConfig
 from ocikit.repository import Image
 
+BASE_NAME = "org.opencontainers.image.base.name"
+BASE_DIGEST = "org.opencontainers.image.base.digest"
+INPUTS = "dev.lapstrake.inputs"
+"""The field of a chunk's config with the inputs of its hash; images that people run do not have it."""
 UNITED = ("Labels", "Volumes", "ExposedPorts")
 LAST_CHANGE = (
     ("User",),
@@ -27,6 +32,34 @@ LAST_CHANGE = (
     ("Shell",),
     ("Entrypoint", "Cmd"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """An image of a chunk's own layers. Its config's execution part still holds what the base gave it."""
+
+    name: str
+    image: Image
+
+    @property
+    def base_digest(self) -> str:
+        return self.image.manifest.annotations.get(BASE_DIGEST, "")
+
+    @property
+    def base_name(self) -> str:
+        return self.image.manifest.annotations.get(BASE_NAME, "")
+
+    @property
+    def addition(self) -> Addition:
+        config = self.image.config
+        return Addition(tuple(paired_layers(self.image.manifest, config)), config.history, config.created)
+
+
+def without_inputs(config: ImageConfig) -> ImageConfig:
+    """For images that people run: how they were made is in their annotations."""
+    extra = {key: value for key, value in config.extra.items() if key != INPUTS}
+    return dataclasses.replace(config, extra=extra)
+
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -42,7 +75,7 @@ class Combined:
 def combine(
     base: Image,
     base_name: str,
-    chunks: Sequence[StoredChunk],
+    chunks: Sequence[Chunk],
     actions: Mapping[str, EnvAction],
     on_top: Sequence[Addition] = (),
     annotations: Mapping[str, str] = _NONE,
@@ -67,9 +100,7 @@ def combine(
     return Combined(compose(base.manifest, base.config, additions, [edit], said), tuple(notes))
 
 
-def merge_execution(
-    base: ImageConfig, chunks: Sequence[StoredChunk]
-) -> tuple[Mapping[str, Any], Sequence[str]]:
+def merge_execution(base: ImageConfig, chunks: Sequence[Chunk]) -> tuple[Mapping[str, Any], Sequence[str]]:
     """The fields of the inner config that differ from the base's, without Env; and who overruled whom."""
     changes: dict[str, Any] = {}
     notes: list[str] = []

@@ -4,9 +4,17 @@ Each chunk inherits the base's environment, so what it *says* is only what diffe
 real changes are merged in order by dazzle's actions; values may hold ``=``.
 """
 
+import enum
 from collections.abc import Mapping, Sequence
 
-from builder.project import EnvAction
+
+class EnvAction(enum.StrEnum):
+    """What happens to a variable that several images set."""
+
+    USE_FIRST = "use-first"
+    USE_LAST = "use-last"
+    MERGE = "merge"
+    MERGE_UNIQUE = "merge-unique"
 
 
 def merge_env(
