@@ -109,6 +109,8 @@ async def fill(
     if selection.content_bytes > limits.bytes:
         reason = f"needs {selection.content_bytes} bytes, {limits.bytes} are free"
         raise LocalDiskError(place.name, reason)
+    if selection.entries > limits.entries:
+        raise LocalDiskError(place.name, f"needs {selection.entries} inodes, {limits.entries} are free")
     tree = TreeWriter(place.descriptor, limits, where=place.name, ids=place.ids)
     try:
         for entry in selection.above:

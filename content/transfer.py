@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import IO, TypeVar
 
 from content.archive import crc32 as crc
 from content.errors import (
+    LocalDiskError,
     ObjectCorrupt,
     ObjectNotFound,
     StoreUnavailable,
@@ -97,7 +99,10 @@ async def get_file(store: ObjectSource, key: str, file: IO[bytes], *, size_bytes
             async for piece in _pieces(reader):
                 digest.update(piece)
                 size += len(piece)
-                await asyncio.to_thread(file.write, piece)
+                try:
+                    await asyncio.to_thread(file.write, piece)
+                except OSError as error:
+                    raise LocalDiskError.from_os(tempfile.gettempdir(), error) from error
         if size != size_bytes or digest.hexdigest() != sha256:
             raise ObjectCorrupt(key, "its checksum does not match")
 

@@ -4,6 +4,7 @@ Entries are kept as lines, encoded once: what did not change since the last snap
 as bytes, never parsed. Lines are in path order.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -17,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 import zstandard
 
-from content.errors import FormatUnsupported, ObjectCorrupt
+from content.errors import FormatUnsupported, LocalDiskError, ObjectCorrupt
 
 FORMAT = "lapstrake-index"
 VERSION = 1
@@ -55,11 +56,13 @@ class Entry(NamedTuple):
 
 
 COLUMNS = Entry._fields
+UNREADABLE = ""
+"""The path of dead members that hold what could be read of a file, and zeros."""
 
 
 class Dead(NamedTuple):
     """A member that a later one replaces, by its place in its segment. When ``path`` is deleted, this goes as
-    well, or a plain reader would bring it back.
+    well, or a plain reader would bring it back. One of `UNREADABLE` goes at the next occasion.
     """
 
     at: int
@@ -224,13 +227,16 @@ class LineSpool:
 
     def _drain(self) -> None:
         if self._buffer:
-            self._frame.write(("\n".join(self._buffer) + "\n").encode())
+            with _disk_errors():
+                self._frame.write(("\n".join(self._buffer) + "\n").encode())
             self._buffer.clear()
 
     def finish(self) -> None:
         """No more lines; then `lines` may be read."""
         self._drain()
-        self._frame.close()  # type: ignore[no-untyped-call] # zstandard leaves it untyped
+        with _disk_errors():
+            self._frame.close()  # type: ignore[no-untyped-call] # zstandard leaves it untyped
+            self.file.flush()
 
     def lines(self) -> Iterator[str]:
         self.file.seek(0)
@@ -239,14 +245,25 @@ class LineSpool:
             yield line.decode().rstrip("\n")
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # nobody wants what could not be written
+            self.file.close()
 
 
 def assemble(header: Header, spool: LineSpool) -> IO[bytes]:
     """The whole index in a temporary file at its start: the header's frame, then the spool's. Blocking."""
-    whole = tempfile.TemporaryFile(prefix="lapstrake-index-")  # noqa: SIM115 (the caller closes it)
-    whole.write(zstandard.ZstdCompressor(level=_LEVEL).compress(dump_header(header)))
-    spool.file.seek(0)
-    shutil.copyfileobj(spool.file, whole, 1 << 20)
-    whole.seek(0)
+    with _disk_errors():
+        whole = tempfile.TemporaryFile(prefix="lapstrake-index-")  # noqa: SIM115 (the caller closes it)
+        whole.write(zstandard.ZstdCompressor(level=_LEVEL).compress(dump_header(header)))
+        spool.file.seek(0)
+        shutil.copyfileobj(spool.file, whole, 1 << 20)
+        whole.seek(0)
     return whole
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A spool that cannot be written is nobody's unreadable file: it ends the backup."""
+    try:
+        yield
+    except OSError as error:
+        raise LocalDiskError.from_os(tempfile.gettempdir(), error) from error

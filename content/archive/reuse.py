@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from content.archive import crc32
-from content.archive.index import Dead, Entry, Piece, Places
+from content.archive.index import UNREADABLE, Dead, Entry, Piece, Places
 
 MIN_COPY_BYTES = 5 << 20
 MAX_COPY_BYTES = 256 << 20
@@ -49,7 +49,7 @@ def lay_out(pieces: Sequence[Piece], cut: Iterable[Entry], replaced: Iterable[En
     """Cuts out what must go, and dead members where they are too many; drops runs too short to copy."""
     places = Places(pieces)
     cut = list(cut)
-    paths = {entry.path for entry in cut}
+    paths = {UNREADABLE, *(entry.path for entry in cut)}
     gone = [_interval(places, entry.segment, entry.at, entry.length) for entry in cut]
     dead: dict[int, list[Dead]] = {number: list(piece.dead) for number, piece in enumerate(pieces)}
     for entry in replaced:

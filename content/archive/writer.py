@@ -2,9 +2,11 @@
 
 A header is written only when its promise can be kept: small files are read whole first, large ones are
 padded to what was promised. A file that moved under the reader is read again; one that does not hold still
-is stored as last read and reported. Nothing is opened but regular files.
+is stored as last read and reported; one that cannot be read to its end has no entry, and is reported.
+Nothing is opened but regular files.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from json.encoder import encode_basestring_ascii as _text
 
 from content.archive import crc32
 from content.archive.id_map import IdMap
-from content.archive.index import Dead, Piece, fingerprint
+from content.archive.index import UNREADABLE, Dead, Piece, fingerprint
 from content.archive.parts import PartSink
 from content.archive.sparse import Extents, data_extents, dump_map
 from content.archive.tar_format import (
@@ -62,6 +64,7 @@ class ArchiveWriter:
         self._segment_crc32 = 0
         self._links: dict[tuple[int, int], str] = {}
         self._xattrs_known = True
+        self._unreadable: OSError | None = None
         self.left_out: list[LeftOut] = []
         self.pieces: list[Piece] = []
         self.entries = 0
@@ -160,9 +163,7 @@ class ArchiveWriter:
             return ()
         if not names:
             return ()
-        return [
-            (os.fsencode(name), os.getxattr(descriptor, name)) for name in names if name not in _HOST_ONLY
-        ]
+        return [pair for name in names if name not in _HOST_ONLY if (pair := _xattr(descriptor, name))]
 
     def _add_regular(self, found: Found) -> None:
         status = found.status
@@ -225,6 +226,8 @@ class ArchiveWriter:
             start = self._sink.offset
             crc = self._write_large(found, descriptor)
             length = self._sink.offset - start
+            if self._unreadable is not None:
+                self._bury_unreadable(start, length, crc)
             if not _moved(found.status, os.fstat(descriptor)):
                 break
             if tries_left:  # a later member of the same name replaces this one
@@ -236,6 +239,14 @@ class ArchiveWriter:
         self._segment_crc32 = crc32.combine(self._segment_crc32, crc, length)
         self._put(found, crc, length, "")
         self.content_bytes += found.status.st_size
+
+    def _bury_unreadable(self, start: int, length: int, crc: int) -> None:
+        """The member is whole, and what it holds is not: no entry leads to it. Raises what reading raised."""
+        self._dead.append(Dead(start - self._segment_offset, length, crc, UNREADABLE))
+        self._segment_crc32 = crc32.combine(self._segment_crc32, crc, length)
+        error, self._unreadable = self._unreadable, None
+        if error is not None:
+            raise error
 
     def _write_large(self, found: Found, descriptor: int) -> int:
         size = found.status.st_size
@@ -263,11 +274,20 @@ class ArchiveWriter:
         self._sink.write(tail)
         return crc32.of(tail, crc)
 
+    def _read(self, descriptor: int, target: memoryview, offset: int) -> int:
+        """0 at the end of the file, and from where it cannot be read: the header's promise is kept."""
+        if self._unreadable is None:
+            try:
+                return os.preadv(descriptor, [target], offset)
+            except OSError as error:
+                self._unreadable = error
+        return 0
+
     def _copy(self, descriptor: int, offset: int, length: int, crc: int) -> int:
         """Reads straight into parts; what the file lost meanwhile is zeros, and found out by the caller."""
         while length:
             with self._sink.room() as room, room[:length] as target:
-                count = os.preadv(descriptor, [target], offset)
+                count = self._read(descriptor, target, offset)
                 if count == 0:
                     count = len(target)
                     target[:] = bytes(count)
@@ -276,6 +296,16 @@ class ArchiveWriter:
             offset += count
             length -= count
         return crc
+
+
+def _xattr(descriptor: int, name: str) -> tuple[bytes, bytes] | None:
+    """None when it was removed since it was listed."""
+    try:
+        return os.fsencode(name), os.getxattr(descriptor, name)
+    except OSError as error:
+        if error.errno == errno.ENODATA:
+            return None
+        raise
 
 
 def _moved(before: os.stat_result, after: os.stat_result) -> bool:

@@ -8,6 +8,7 @@ import pytest
 _PROGRAMS = {
     "containerd": ("containerd", "ctr", "containerd-shim-runc-v2", "runc"),
     "buildkit": ("buildkitd", "buildctl", "runc"),
+    "btrfs-progs": ("mkfs.btrfs", "btrfs"),
     "e2fsprogs": ("mke2fs", "e2fsck", "debugfs"),
     "erofs-utils": ("mkfs.erofs",),
     "kubo": ("ipfs",),
@@ -19,7 +20,7 @@ _PROGRAMS = {
 KNOWN = (
     "buildah", "skopeo", "podman", "docker-registry", "redis", "kubo", "rclone", "minio", "containerd",
     "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio", "wrk",
-    "buildkit", "e2fsprogs", "erofs-utils", "squashfs-tools", "dpkg-deb", "ldconfig",
+    "buildkit", "e2fsprogs", "erofs-utils", "squashfs-tools", "dpkg-deb", "ldconfig", "btrfs-progs",
 )  # fmt: skip
 
 
