@@ -10,6 +10,7 @@ from pathlib import Path
 from builder.build import BuildOptions, ProjectBuilder, Reporter
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import PassedTests, TestRunner
+from builder.cids import LayerCids
 from builder.contents import ContentsCache
 from builder.contents_store import ContentsStore
 from builder.dazzle_hash import with_dazzle_hashes
@@ -94,6 +95,7 @@ class Workbench:
             self.reporter.say,
             jobs=self.settings.jobs,
             everywhere=everywhere,
+            cids=LayerCids(self.state.cids, self.store.target) if self.settings.annotate_cid else None,
         )
 
 

@@ -14,6 +14,7 @@ from builder.attestations import (
 from builder.chunk_images import ORDER, StoredChunk, chunk_of
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import TestCase, TestResult, TestRunner, cases_of, describe_failure
+from builder.cids import LayerCids
 from builder.conflicts import find_conflicts, identity_conflicts, merged_files
 from builder.contents import Contents
 from builder.contents_store import ContentsStore
@@ -117,6 +118,7 @@ class ImageMaker:
     """Joins chunks that ``store`` has, for its platform. ``runner`` None leaves the tests out.
 
     ``everywhere`` runs a chunk's tests on every image it is in, also where nothing they depend on differs.
+    ``cids`` writes the IPFS name of each layer into the manifest; None leaves that out.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class ImageMaker:
         *,
         jobs: int,
         everywhere: bool = False,
+        cids: LayerCids | None = None,
     ) -> None:
         self._project = project
         self._inputs = inputs
@@ -139,6 +142,7 @@ class ImageMaker:
         self._say = say
         self._jobs = jobs
         self._everywhere = everywhere
+        self._cids = cids
 
     @property
     def _base_name(self) -> str:
@@ -204,9 +208,8 @@ class ImageMaker:
             combined = combine(parts.base, self._base_name, stack, actions, on_top[image.name], said)
             for note in combined.notes:
                 self._say(f"{image.name}: {note}")
-            return TriedImage(
-                image, combined.image, await self._test_image(image, combined.image, parts, tables)
-            )
+            composed = combined.image if self._cids is None else await self._cids.annotated(combined.image)
+            return TriedImage(image, composed, await self._test_image(image, composed, parts, tables))
 
         return await each(wanted, one, jobs=max(self._jobs, 4))
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from servicekit.settings import DURATION, INTEGER, PATH, one_of, setting
+from servicekit.settings import BOOLEAN, DURATION, INTEGER, PATH, one_of, setting
 
 ENGINES = ("auto", "buildah", "buildkit")
 
@@ -22,3 +22,6 @@ class BuilderSettings:
         INTEGER, 0, "Seconds since 1970: no file of a layer is newer, and images say they were made then."
     )
     test_timeout: float = setting(DURATION, 300.0, "How long one test may run.")
+    annotate_cid: bool = setting(
+        BOOLEAN, False, "Whether images say under which CID each layer is in IPFS; see docs/ipfs.md."
+    )

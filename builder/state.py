@@ -26,11 +26,19 @@ class StateDirectory:
         self.contents = root / "contents"
         self.unpacked = root / "unpacked"
         self.test_results = root / "tests"
+        self.cids = root / "cids"
 
     def prepare(self) -> None:
         """Raises WorkspaceError when it cannot be used."""
         try:
-            for path in (self.engines, self.layer_records, self.contents, self.unpacked, self.test_results):
+            for path in (
+                self.engines,
+                self.layer_records,
+                self.contents,
+                self.unpacked,
+                self.test_results,
+                self.cids,
+            ):
                 path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkspaceError(str(self.root), error.strerror or str(error)) from error

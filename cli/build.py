@@ -52,6 +52,9 @@ _HASH_COMPAT = click.option(
 _EVERY_IMAGE = click.option(
     "--test-every-image", is_flag=True, help="Repeat a chunk's tests also where nothing they see differs."
 )
+_CID = click.option(
+    "--annotate-cid", is_flag=True, default=None, help="Write the IPFS name of each layer into the manifests."
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
@@ -82,6 +85,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
     help="No file in a layer is newer; default 0.",
 )
 @_HASH_COMPAT
+@_CID
 @_STATE
 @_JSON
 def build(
@@ -102,6 +106,7 @@ def build(
     reuse_from: str | None,
     source_date_epoch: int | None,
     hash_compat: str,
+    annotate_cid: bool | None,
     state_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -116,7 +121,13 @@ def build(
     if rebase and no_test:
         raise click.UsageError("--rebase is safe only with tests; leave out --no-test")
     output = Output(as_json=as_json)
-    settings = _settings(jobs=jobs, engine=engine, source_date_epoch=source_date_epoch, state_dir=state_dir)
+    settings = _settings(
+        jobs=jobs,
+        engine=engine,
+        source_date_epoch=source_date_epoch,
+        state_dir=state_dir,
+        annotate_cid=annotate_cid,
+    )
 
     async def work() -> Mapping[str, Any]:
         started_s = time.monotonic()
@@ -176,6 +187,7 @@ def build(
 @_JOBS
 @_REUSE_FROM
 @_HASH_COMPAT
+@_CID
 @_STATE
 @_JSON
 def combine(
@@ -193,6 +205,7 @@ def combine(
     jobs: int | None,
     reuse_from: str | None,
     hash_compat: str,
+    annotate_cid: bool | None,
     state_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -205,7 +218,7 @@ def combine(
     from builder.app import workbenches
 
     output = Output(as_json=as_json)
-    settings = _settings(jobs=jobs, state_dir=state_dir)
+    settings = _settings(jobs=jobs, state_dir=state_dir, annotate_cid=annotate_cid)
 
     async def work() -> Mapping[str, Any]:
         started_s = time.monotonic()

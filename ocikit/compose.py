@@ -105,6 +105,16 @@ def compose(
     )
 
 
+def with_layer_annotations(
+    image: ComposedImage, by_digest: Mapping[Digest, Mapping[str, str]]
+) -> ComposedImage:
+    """The image with annotations added to the descriptors of its layers."""
+    layers = tuple(layer.with_annotations(by_digest.get(layer.digest, {})) for layer in image.layers)
+    manifest = dataclasses.replace(Manifest.parse(image.manifest), layers=layers)
+    raw = RawManifest.of(image.manifest_descriptor.media_type, manifest.dump())
+    return dataclasses.replace(image, manifest=raw.data, manifest_descriptor=raw.descriptor, layers=layers)
+
+
 def compose_index(images: Sequence[ComposedImage]) -> RawManifest:
     """The index of one image for each platform, in the platforms' order whatever that of ``images``.
 

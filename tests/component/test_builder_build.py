@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from builder.chunk_images import BASE_DIGEST, CHUNK_NAME, INPUT_HASH
+from ocikit.cid import ANNOTATION, cid_of
 from ocikit.layout import LayoutRepository
 from ocikit.repository import load_image
 from ocikit.validate import image_violations
@@ -52,6 +53,27 @@ async def test_builds_once_reuses_and_combines_by_manifest_only(tmp_path: Path, 
     base = await repository.resolve(next(tag for tag in await repository.tags() if tag.startswith("base--")))
     assert both.manifest.annotations[BASE_DIGEST] == base.digest
     assert f"a--{shown['a']}--chunked" in await repository.tags()
+
+
+async def test_layers_say_their_cid_when_asked_and_the_same_one_again(tmp_path: Path, lapstrake: Lapstrake):
+    project, images = write_project(tmp_path / "p"), tmp_path / "images"
+    built = lapstrake("build", project, "--to", f"oci:{images}", "--annotate-cid", "--no-test", "--json")
+    repository = LayoutRepository(images)
+    both = await load_image(repository, "both")
+    config = (images / "blobs/sha256" / both.manifest.config.digest.encoded).read_bytes()
+    assert image_violations(both.manifest, config) == []
+    for layer in both.manifest.layers:
+        data = (images / "blobs/sha256" / layer.digest.encoded).read_bytes()
+        assert layer.annotations[ANNOTATION] == cid_of(data)
+    again = lapstrake(
+        "combine", project, "--to", f"oci:{images}", "--all", "--annotate-cid", "--no-test", "--json"
+    )
+    assert [item["digest"] for item in again.document["combinations"]] == [
+        item["digest"] for item in built.document["combinations"]
+    ]
+    lapstrake("combine", project, "--to", f"oci:{images}", "--all", "--no-test", "--json")
+    plain = await load_image(repository, "both")
+    assert all(ANNOTATION not in layer.annotations for layer in plain.manifest.layers)
 
 
 def test_two_builds_from_nothing_give_the_same_digests(tmp_path: Path):
