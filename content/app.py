@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import structlog
@@ -9,20 +10,26 @@ from aiohttp import web
 
 from content.access import Tokens, read_tokens, token_middleware
 from content.disk_guard import DiskGuard
-from content.handlers import ContentHandlers, Node
+from content.handlers import ContentHandlers
 from content.initializers.policy import Policy
 from content.io_limits.controller import Law, PressureController
 from content.io_limits.groups import GroupSettings, JobGroups
 from content.io_limits.limiter import IoLimits
-from content.jobs import JobRunner, Pool
-from content.metrics import IoMetrics, JobMetrics, StoreMetrics
+from content.jobs import Job, JobRunner
+from content.keys import Workspace
+from content.metrics import IoMetrics, JobMetrics, PeriodicMetrics, StoreMetrics
+from content.node import Node
 from content.objects.base import MultipartStore
 from content.objects.opening import StoreAddress, StoreOptions, open_store
+from content.periodic import PeriodicBackups, Schedule, Schedules
 from content.problems import problem_middleware
 from content.processes.parent import JobProcesses, StoreSetup
 from content.rates import Buckets, Rates
+from content.retention import KeepRules
 from content.settings import ContentSettings, JobSettings
 from content.staging import sweep
+from content.tasks import periodic_task
+from content.turns import Pool, Turns
 from servicekit.lifecycle import Listener, is_loopback, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.settings import SettingsInvalid
@@ -53,15 +60,12 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
         store_metrics,
     )
     groups = await asyncio.to_thread(_groups, settings, io_metrics)
-    slots: dict[Pool, int] = {
-        "restore": settings.restores,
-        "final_backup": settings.backups,
-        "periodic_backup": settings.periodic_backups,
-    }
     async with (
         open_store(settings.store, options) as store,
         JobProcesses(_store_setup(settings, store), store_metrics, groups) as processes,
-        JobRunner(slots, JobMetrics.on(metrics), queue_deadline_s=settings.queue_deadline_s) as jobs,
+        JobRunner(
+            _turns(settings), JobMetrics.on(metrics), queue_deadline_s=settings.queue_deadline_s
+        ) as jobs,
         BackgroundTasks(drain_s=0) as background,
     ):
         if swept := await asyncio.to_thread(sweep, settings.workspaces_root):
@@ -73,16 +77,32 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
             law = Law(settings.pressure.target, settings.pressure.floor_bytes_s)
             controller = PressureController(settings.pressure.files, buckets, law, io_metrics)
             _following = background.start(controller.run(), name="pressure")
-        node = Node(
-            store,
-            settings.workspaces_root,
-            jobs,
-            processes,
-            buckets,
-            _rates(settings.job),
-            readiness,
-            Policy(settings.source_protocols, settings.source_hosts),
+
+        def begin(schedule: Schedule) -> Job:
+            task = {**dataclasses.asdict(schedule), **periodic_task(node.keep)}
+            return node.start("periodic_backup", Workspace.parse(schedule.workspace), task)
+
+        periodic = PeriodicBackups(
+            Schedules(settings.state_dir / "schedules.json"),
+            begin,
+            lambda: not readiness.reasons,
+            PeriodicMetrics.on(metrics),
         )
+        await periodic.start()
+        node = Node(
+            store=store,
+            workspaces_root=settings.workspaces_root,
+            jobs=jobs,
+            processes=processes,
+            periodic=periodic,
+            buckets=buckets,
+            job_rates=_rates(settings.job),
+            readiness=readiness,
+            sources=Policy(settings.source_protocols, settings.source_hosts),
+            keep=_keep(settings),
+            periodic_every_s=settings.periodic.every_s,
+        )
+        _repeating = background.start(periodic.run(), name="periodic-backups")
         app = web.Application(
             middlewares=[
                 access_middleware(metrics, service="content"),
@@ -94,6 +114,20 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
         app.add_routes(ContentHandlers(node).routes())
         app.on_shutdown.append(_drain(jobs, readiness, settings.drain_s))
         yield app, readiness
+
+
+def _turns(settings: ContentSettings) -> Turns:
+    slots: dict[Pool, int] = {
+        "restore": settings.restores,
+        "final_backup": settings.backups,
+        "periodic_backup": settings.periodic_backups,
+    }
+    return Turns(slots, settings.jobs)
+
+
+def _keep(settings: ContentSettings) -> KeepRules:
+    periodic = settings.periodic
+    return KeepRules(periodic.keep_last, periodic.keep_hourly, periodic.keep_daily, periodic.keep_weekly)
 
 
 def _rates(settings: ContentSettings | JobSettings) -> Rates:
@@ -149,7 +183,7 @@ def checked(settings: ContentSettings) -> Tokens:
         problems.append(f"content.store: {error}")
     if not settings.workspaces_root.is_dir():
         problems.append(f"content.workspaces_root: {settings.workspaces_root} is not a directory")
-    for name in ("concurrency", "restores", "backups", "periodic_backups"):
+    for name in ("jobs", "concurrency", "restores", "backups", "periodic_backups"):
         if getattr(settings, name) < 1:
             problems.append(f"content.{name}: must be at least 1")
     problems += _impossible(settings)

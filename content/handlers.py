@@ -3,8 +3,6 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +12,29 @@ from content import maintenance
 from content.access import ANY, OWNER, require_owner
 from content.catalog import Catalog
 from content.confinement import confined
-from content.disk_guard import TOPIC
 from content.errors import JobNotFound
 from content.fields import InvalidRequest
-from content.initializers.policy import Policy
 from content.initializers.specs import parse_initializer, snapshots_of
-from content.jobs import Job, JobRunner, Pool
+from content.jobs import Job
 from content.keys import Workspace
-from content.objects.base import MultipartStore
+from content.node import Node, NodeUnready
 from content.openapi import document
-from content.processes.parent import JobProcesses
-from content.rates import WAYS, Buckets, Rates
+from content.periodic import Schedule
+from content.rates import WAYS, Buckets
 from content.requests import (
     RATE_FIELDS,
     parse_backup,
     parse_initialization,
     parse_rates,
     parse_restore,
+    parse_schedule,
     read_fields,
 )
 from content.safety import safe_to_delete
 from content.tasks import Task
-from servicekit.clock import Clock, SystemClock
-from servicekit.web import Readiness
+from content.turns import Pool
 
 _EVENT_EVERY_S = 0.5
-
-
-@dataclass(slots=True)
-class Node:
-    """What the handlers work with. ``job_rates`` are those that new jobs begin with."""
-
-    store: MultipartStore
-    workspaces_root: Path
-    jobs: JobRunner
-    processes: JobProcesses
-    buckets: Buckets
-    job_rates: Rates
-    readiness: Readiness
-    sources: Policy
-    clock: Clock = SystemClock()
 
 
 class ContentHandlers:
@@ -69,6 +50,10 @@ class ContentHandlers:
             web.post(f"{workspace}/backups", self.start_backup),
             web.post(f"{workspace}/restores", self.start_restore),
             web.post(f"{workspace}/initializations", self.start_initialization),
+            web.get(f"{workspace}/schedule", self.show_schedule),
+            web.put(f"{workspace}/schedule", self.put_schedule),
+            web.delete(f"{workspace}/schedule", self.delete_schedule),
+            web.get("/v1/schedules", self.list_schedules),
             web.get(f"{workspace}/snapshots", self.list_snapshots),
             web.delete(f"{workspace}/snapshots/{{snapshot_id}}", self.delete_snapshot),
             web.get(f"{workspace}/safety", self.safety),
@@ -105,7 +90,8 @@ class ContentHandlers:
         asked = parse_backup(await read_fields(request))
         place = await self._place(request, workspace, asked.path)
         pool: Pool = "final_backup" if asked.kind == "final" else "periodic_backup"
-        task = {**dataclasses.asdict(asked), **place, "what": "backup"}
+        keep = dataclasses.asdict(self._node.keep)
+        task = {**dataclasses.asdict(asked), **place, "what": "backup", "keep": keep}
         return self._started(request, pool, workspace, task)
 
     async def start_restore(self, request: web.Request) -> web.Response:
@@ -127,25 +113,38 @@ class ContentHandlers:
         return self._started(request, "restore", workspace, task)
 
     def _started(self, request: web.Request, pool: Pool, workspace: Workspace, task: Task) -> web.Response:
-        node = self._node
-        if "shutdown" in node.readiness.reasons:
-            raise web.HTTPServiceUnavailable(text="the node is shutting down")
-        if pool == "periodic_backup" and TOPIC in node.readiness.reasons:
-            short = node.readiness.reasons[TOPIC]
-            raise web.HTTPServiceUnavailable(text=f"no periodic backups while the disk is short: {short}")
         key = request.headers.get("Idempotency-Key")
         if key is not None and not 0 < len(key) <= 200:
             raise InvalidRequest(["Idempotency-Key: must have 1 to 200 characters"])
-        identity = {"pool": pool, **task}
-        job = node.jobs.repeated(workspace, key, identity)
-        if job is None:
-
-            async def work(job: Job) -> Mapping[str, Any]:
-                return await node.processes.run(job, task)
-
-            buckets = Buckets(node.job_rates, node=node.buckets)
-            job = node.jobs.start(pool, workspace, work, key=key, request=identity, buckets=buckets)
+        try:
+            job = self._node.start(pool, workspace, task, key=key)
+        except NodeUnready as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
         return web.json_response(self._document(job), status=202, headers={"Location": f"/v1/jobs/{job.id}"})
+
+    async def show_schedule(self, request: web.Request) -> web.Response:
+        return web.json_response(_schedule(self._node.periodic.get(self._workspace(request))))
+
+    async def put_schedule(self, request: web.Request) -> web.Response:
+        workspace, node = self._workspace(request), self._node
+        asked = parse_schedule(await read_fields(request))
+        place = await self._place(request, workspace, asked.path)
+        every_s = node.periodic_every_s if asked.every_s is None else asked.every_s
+        schedule = Schedule(
+            **place, exclude=asked.exclude, incarnation=asked.incarnation, every_s=float(every_s)
+        )
+        await node.periodic.put(workspace, schedule)
+        return web.json_response(_schedule(schedule))
+
+    async def delete_schedule(self, request: web.Request) -> web.Response:
+        await self._node.periodic.remove(self._workspace(request))
+        return web.Response(status=204)
+
+    async def list_schedules(self, request: web.Request) -> web.Response:
+        owner = request[OWNER]
+        found = self._node.periodic.all().items()
+        shown = [_schedule(one) for workspace, one in found if owner in {ANY, workspace.owner}]
+        return web.json_response({"schedules": shown})
 
     def _document(self, job: Job) -> dict[str, Any]:
         return job.document(self._node.clock.time())
@@ -235,6 +234,11 @@ class ContentHandlers:
     async def _change(self, request: web.Request, buckets: Buckets) -> web.Response:
         buckets.change(parse_rates(await read_fields(request), buckets.rates))
         return _rates(buckets)
+
+
+def _schedule(schedule: Schedule) -> dict[str, Any]:
+    shown = ("workspace", "path", "exclude", "incarnation", "every_s")
+    return {name: getattr(schedule, name) for name in shown}
 
 
 def _rates(buckets: Buckets) -> web.Response:

@@ -1,8 +1,8 @@
 """Work that outlives the request that asked for it: queued by priority, bounded, watched, cancelled.
 
-Three pools, each with its own slots, so that none can starve another: restores (a person waits), final
-backups (a workspace is stopping), periodic backups. A job that has waited too long is refused, never run
-beyond the limit. One job per workspace at a time.
+`content.turns` says who may run. A job that has waited too long is refused, never run beyond the limit. One
+job per workspace at a time; only a periodic backup makes way: one that waits is cancelled for a job that
+somebody asked for, and one that runs is waited for, because what it has sent need not be sent again.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from content.keys import Workspace
 from content.metrics import JobMetrics
 from content.progress import Progress
 from content.rates import Buckets
+from content.turns import Pool, Turns
 from servicekit.clock import Clock, SystemClock
 
-Pool = Literal["restore", "final_backup", "periodic_backup"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 _KEPT = 1000
 _log = structlog.get_logger(__name__)
@@ -100,13 +100,13 @@ class JobRunner:
 
     def __init__(
         self,
-        slots: Mapping[Pool, int],
+        turns: Turns,
         metrics: JobMetrics,
         *,
         queue_deadline_s: float,
         clock: Clock = SystemClock(),
     ) -> None:
-        self._slots = {pool: asyncio.Semaphore(count) for pool, count in slots.items()}
+        self._turns = turns
         self._metrics = metrics
         self._queue_deadline_s = queue_deadline_s
         self._clock = clock
@@ -158,14 +158,22 @@ class JobRunner:
         request: Any = None,
         buckets: Buckets | None = None,
     ) -> Job:
-        """Queues ``work``, held to ``buckets``. Raises WorkspaceBusy while the workspace has a job."""
-        if (other := self._busy.get(workspace)) is not None:
-            raise WorkspaceBusy(str(workspace), f"job {other.id} ({other.pool}) is {other.state}")
+        """Queues ``work``, held to ``buckets``. Raises WorkspaceBusy while the workspace has a job that does
+        not make way.
+        """
+        before = self._busy.get(workspace)
+        if before is not None:
+            if pool == "periodic_backup" or before.pool != "periodic_backup":
+                raise WorkspaceBusy(str(workspace), f"job {before.id} ({before.pool}) is {before.state}")
+            if before.state == "queued":
+                self.cancel(before.id)
+            elif buckets is not None:
+                before.buckets.change(buckets.rates)  # somebody waits for it now
         job = Job(secrets.token_hex(8), pool, workspace, self._clock.time(), buckets=buckets or Buckets())
         self._jobs[job.id] = self._busy[workspace] = job
         if key is not None:
             self._keys[str(workspace), key] = (_digest(request), job)
-        self._tasks[job.id] = asyncio.create_task(self._run(job, work), name=f"job-{job.id}")
+        self._tasks[job.id] = asyncio.create_task(self._run(job, work, before), name=f"job-{job.id}")
         return job
 
     def cancel(self, job_id: str) -> Job:
@@ -175,9 +183,9 @@ class JobRunner:
             task.cancel()
         return job
 
-    async def _run(self, job: Job, work: Work) -> None:
+    async def _run(self, job: Job, work: Work, before: Job | None) -> None:
         try:
-            async with self._turn(job):
+            async with self._turn(job, before):
                 job.state, job.started_s = "running", self._clock.time()
                 job.result = await work(job)
             job.state = "done"
@@ -192,25 +200,27 @@ class JobRunner:
             self._end(job)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, job: Job) -> AsyncIterator[None]:
-        """A slot of the job's pool, first come first served. Raises QueueDeadlineExceeded."""
-        slots = self._slots[job.pool]
-        with self._metrics.waiting.labels(job.pool).track_inprogress():
-            try:
-                async with asyncio.timeout(self._queue_deadline_s):
-                    await slots.acquire()
-            except TimeoutError:
-                raise QueueDeadlineExceeded(job.id, self._queue_deadline_s) from None
-        try:
+    async def _turn(self, job: Job, before: Job | None) -> AsyncIterator[None]:
+        """The job's turn, after the one ``before`` it. Raises QueueDeadlineExceeded."""
+        async with contextlib.AsyncExitStack() as stack:
+            with self._metrics.waiting.labels(job.pool).track_inprogress():
+                asked_s = self._clock.monotonic()
+                try:
+                    if before is not None:
+                        async with asyncio.timeout(self._queue_deadline_s):
+                            await before.finished.wait()
+                    left_s = self._queue_deadline_s - (self._clock.monotonic() - asked_s)
+                    await stack.enter_async_context(self._turns.turn(job.pool, left_s))
+                except TimeoutError:
+                    raise QueueDeadlineExceeded(job.id, self._queue_deadline_s) from None
             with self._metrics.running.labels(job.pool).track_inprogress():
                 yield
-        finally:
-            slots.release()
 
     def _end(self, job: Job) -> None:
         job.ended_s = self._clock.time()
         self._tasks.pop(job.id, None)
-        self._busy.pop(job.workspace, None)
+        if self._busy.get(job.workspace) is job:
+            del self._busy[job.workspace]
         job.finished.set()
         self._metrics.seconds.labels(job.pool, job.state).observe(job.ended_s - job.created_s)
         _log.info(

@@ -42,6 +42,26 @@ class JobMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class PeriodicMetrics:
+    """Periodic backups; ``age`` is what the node's loss would cost of the workspace that is worst off."""
+
+    workspaces: Gauge
+    age: Gauge
+    failures: Counter
+
+    @classmethod
+    def on(cls, metrics: Metrics) -> "PeriodicMetrics":
+        return cls(
+            metrics.gauge("content_periodic_workspaces", "Workspaces that are backed up periodically."),
+            metrics.gauge(
+                "content_periodic_oldest_seconds",
+                "Time since the last periodic backup (or the node's start) where that is longest ago.",
+            ),
+            metrics.counter("content_periodic_failures_total", "Periodic backups that failed."),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class IoMetrics:
     """Limits on the jobs' disk work; ``failures`` counts what was not limited although it should be."""
 

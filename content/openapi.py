@@ -74,6 +74,7 @@ def document() -> dict[str, Any]:
 def _paths() -> dict[str, Any]:
     workspace = "/v1/workspaces/{owner}/{id}"
     started = {"202": _json("Job", "Queued; Location names the job.")}
+    schedule = {"200": _json("Schedule", "A final backup that is done ends it as well.")}
     limits = {"200": _json("Limits", "Asked for now; a field that is left out stays, null lifts.")}
     return {
         f"{workspace}/backups": {
@@ -99,6 +100,19 @@ def _paths() -> dict[str, Any]:
                 body="InitializationRequest",
                 parameters=(_IDEMPOTENCY,),
             ),
+        },
+        f"{workspace}/schedule": {
+            "parameters": _WORKSPACE,
+            "get": _operation("Show the periodic backups of a workspace.", schedule, 400, 404),
+            "put": _operation(
+                "Back a workspace up periodically.", schedule, 400, 507, body="ScheduleRequest"
+            ),
+            "delete": _operation(
+                "End the periodic backups of a workspace.", {"204": {"description": "Ended."}}, 400, 507
+            ),
+        },
+        "/v1/schedules": {
+            "get": _operation("List the periodic backups.", {"200": _json("Schedules", "Of this node.")})
         },
         f"{workspace}/snapshots": {
             "parameters": _WORKSPACE,
@@ -229,6 +243,25 @@ def _schemas() -> dict[str, Any]:
             {"initializer": _ref("Initializer")}, {"path": _TEXT, "uid": _ID, "gid": _ID}
         ),
         **_initializers(),
+        "ScheduleRequest": _object(
+            {},
+            {
+                "path": _TEXT,
+                "exclude": _PATTERNS,
+                "incarnation": _NUMBER,
+                "every_s": {"type": ["integer", "null"], "minimum": 1, "maximum": 604_800},
+            },
+        ),
+        "Schedule": _object(
+            {
+                "workspace": text,
+                "path": text,
+                "exclude": _PATTERNS,
+                "incarnation": _NUMBER,
+                "every_s": number,
+            }
+        ),
+        "Schedules": _object({"schedules": {"type": "array", "items": _ref("Schedule")}}),
         "Job": _object(
             dict.fromkeys(("id", "kind", "workspace", "phase"), text)
             | {"state": {"enum": ["queued", "running", "done", "failed", "cancelled"]}}

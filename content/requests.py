@@ -12,6 +12,7 @@ from content.keys import is_snapshot_id
 from content.rates import WAYS, Rates, Way
 
 _MAX_BODY_BYTES = 1 << 20
+_LEAST_EVERY_S, _MOST_EVERY_S = 1, 7 * 86_400
 RATE_FIELDS: Mapping[Way, str] = {
     "send": "send_bytes_s",
     "receive": "receive_bytes_s",
@@ -64,6 +65,16 @@ class InitializationAsked:
     gid: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleAsked:
+    """Periodic backups as asked for by a client."""
+
+    path: str | None
+    exclude: tuple[str, ...]
+    incarnation: int | None
+    every_s: int | None
+
+
 def parse_backup(fields: Fields) -> BackupAsked:
     """Raises InvalidRequest."""
     asked = BackupAsked(
@@ -92,6 +103,16 @@ def parse_initialization(fields: Fields) -> InitializationAsked:
     if any(number is not None and number >= 1 << 32 for number in ids):
         fields.problems.append("uid, gid: must be below 2^32")
     asked = InitializationAsked(fields.text("path"), fields.take("initializer", None), ids[0], ids[1])
+    fields.done()
+    return asked
+
+
+def parse_schedule(fields: Fields) -> ScheduleAsked:
+    """Raises InvalidRequest."""
+    every_s = fields.number("every_s")
+    if every_s is not None and not _LEAST_EVERY_S <= every_s <= _MOST_EVERY_S:
+        fields.problems.append(f"every_s: must be from {_LEAST_EVERY_S} to {_MOST_EVERY_S}")
+    asked = ScheduleAsked(fields.text("path"), fields.texts("exclude"), fields.number("incarnation"), every_s)
     fields.done()
     return asked
 

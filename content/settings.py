@@ -40,6 +40,19 @@ class JobSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PeriodicSettings:
+    """Backups of running workspaces; the ``keep`` rules are as those of `snapshots prune`."""
+
+    every_s: float = setting(DURATION, 300.0, "How often, where the workspace's schedule does not say.")
+    keep_last: int = setting(
+        INTEGER, 0, "Newest snapshots that stay after a periodic backup; without any rule all stay."
+    )
+    keep_hourly: int = setting(INTEGER, 0, "Hours of which the newest snapshot stays.")
+    keep_daily: int = setting(INTEGER, 0, "Days of which the newest snapshot stays.")
+    keep_weekly: int = setting(INTEGER, 0, "Weeks of which the newest snapshot stays.")
+
+
+@dataclass(frozen=True, slots=True)
 class PressureSettings:
     """When the disk work of this node steps back for its neighbours."""
 
@@ -67,7 +80,7 @@ class ContentSettings:
     state_dir: Path = setting(
         PATH,
         Path("~/.cache/lapstrake/content").expanduser(),
-        "Where it is noted how far each upload is, so that it is continued after a crash.",
+        "Where schedules are, and how far each upload is, so that a restart goes on with both.",
     )
     tokens_file: Path | None = setting(
         PATH, None, "JSON file of bearer tokens: a token to the owner it is limited to, '*' for any."
@@ -79,6 +92,7 @@ class ContentSettings:
     restores: int = setting(INTEGER, 4, "Restores at a time.")
     backups: int = setting(INTEGER, 2, "Final backups at a time.")
     periodic_backups: int = setting(INTEGER, 1, "Periodic backups at a time.")
+    jobs: int = setting(INTEGER, 6, "Jobs at a time, of all kinds together.")
     queue_deadline_s: float = setting(DURATION, 900.0, "How long a job may wait before it is refused.")
     send_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second sent to the store by this node.")
     receive_rate_bytes_s: int | None = setting(
@@ -87,6 +101,7 @@ class ContentSettings:
     read_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second read from trees by this node.")
     write_rate_bytes_s: int | None = setting(RATE, None, "Bytes per second written to trees by this node.")
     job: JobSettings = field(default_factory=JobSettings)
+    periodic: PeriodicSettings = field(default_factory=PeriodicSettings)
     pressure: PressureSettings = field(default_factory=PressureSettings)
     source_protocols: tuple[str, ...] = setting(
         STRINGS, ("https",), "Protocols that initializers may use: https, http, and for git also ssh and git."

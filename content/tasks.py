@@ -2,18 +2,27 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from content import maintenance
 from content.backup import BackupRequest, BackupResult, back_up
+from content.catalog import Catalog
 from content.confinement import confined
+from content.errors import ContentError
 from content.journal import JournalDirectory
 from content.keys import Workspace
 from content.objects.base import MultipartStore
 from content.progress import Progress
 from content.rates import DiskPace
 from content.restore import RestoreRequest, RestoreResult, restore
+from content.retention import KeepRules
+from content.safety import safe_to_delete
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,11 @@ Task = Mapping[str, Any]
 """``what``, ``workspace``, ``root`` and ``path``, and what the request of that name asks for."""
 
 
+def periodic_task(keep: KeepRules) -> Task:
+    """What makes a schedule's fields a task."""
+    return {"what": "backup", "kind": "periodic", "keep": asdict(keep)}
+
+
 async def perform(task: Task, tools: Tools) -> Mapping[str, Any]:
     """The task's result, JSON-ready. Raises ContentError of every kind.
 
@@ -41,12 +55,36 @@ async def perform(task: Task, tools: Tools) -> Mapping[str, Any]:
 
 async def _back_up(task: Task, tree: Path, tools: Tools) -> Mapping[str, Any]:
     workspace = Workspace.parse(task["workspace"])
+    if task["kind"] == "periodic" and (found := await _unchanged(workspace, tree, tools)) is not None:
+        return found
     request = BackupRequest(tree, workspace, tuple(task["exclude"]), task["incarnation"])
-    return backup_document(
-        await back_up(
-            request, tools.store, progress=tools.progress, journals=tools.journals, pace=tools.pace
-        ),
+    result = await back_up(
+        request, tools.store, progress=tools.progress, journals=tools.journals, pace=tools.pace
     )
+    if task["kind"] == "periodic":
+        await _prune(task, tools)
+    return backup_document(result)
+
+
+async def _unchanged(workspace: Workspace, tree: Path, tools: Tools) -> Mapping[str, Any] | None:
+    """A result without a new snapshot, when the latest holds the tree as it is."""
+    tools.progress.phase = "comparing"
+    catalog = Catalog(tools.store, workspace)
+    if (safety := await safe_to_delete(tools.store, catalog, tree)).safe_to_delete:
+        return {"snapshot_id": safety.snapshot_id, "note": "nothing has changed since this snapshot"}
+    return None
+
+
+async def _prune(task: Task, tools: Tools) -> None:
+    """Its failure is none of the backup, which is committed; the next one comes here again."""
+    rules = KeepRules(**task["keep"])
+    if rules.is_empty:
+        return
+    catalog = Catalog(tools.store, Workspace.parse(task["workspace"]))
+    try:
+        await maintenance.prune(tools.store, catalog, rules, dry_run=False)
+    except ContentError as error:
+        _log.warning("prune_failed", workspace=task["workspace"], error=str(error))
 
 
 async def _restore(task: Task, target: Path, tools: Tools) -> Mapping[str, Any]:

@@ -68,6 +68,7 @@ async def _service(tmp_path: Path, **flags: str) -> AsyncIterator[aiohttp.Client
     given = {
         "store": f"file://{tmp_path}/store",
         "workspaces_root": str(tmp_path / "workspaces"),
+        "state_dir": f"{tmp_path}/state",
         "source_protocols": "file,http",
         "source_hosts": "127.0.0.1",
         **flags,

@@ -34,7 +34,12 @@ _CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance
 def _settings(tmp_path: Path, **flags: str) -> ContentSettings:
     root = tmp_path / "workspaces"
     (root / "me").mkdir(parents=True, exist_ok=True)
-    given = {"store": f"file://{tmp_path}/store", "workspaces_root": str(root), **flags}
+    given = {
+        "store": f"file://{tmp_path}/store",
+        "workspaces_root": str(root),
+        "state_dir": f"{tmp_path}/state",
+        **flags,
+    }
     return load(ContentSettings, "content", environ={}, flags=given)
 
 
@@ -260,6 +265,84 @@ async def test_a_jobs_rate_holds_and_can_be_changed_while_it_runs(tmp_path: Path
         async with client.patch(path, json={f"{way}_bytes_s": None}) as response:
             assert (await response.json())[f"{way}_bytes_s"] is None
         assert (await asyncio.wait_for(_finished(client, job), 60))["state"] == "done"
+
+
+async def test_a_running_workspace_is_backed_up_by_itself_until_its_final_backup(tmp_path: Path) -> None:
+    """Over a restart, each time with what changed, and without a new snapshot when nothing did."""
+    settings = _settings(tmp_path, **{"periodic.keep_last": "1"})
+    tree = make_tree(settings.workspaces_root / "me" / "w1")
+    wait_past_racy_window(tree)
+    path = "/v1/workspaces/me/w1/schedule"
+
+    async def periodic(client: aiohttp.ClientSession, number: int) -> dict:
+        """The result of periodic backup ``number``, from 0."""
+        async with asyncio.timeout(60):
+            while True:
+                async with client.get("/v1/jobs") as response:
+                    jobs = (await response.json())["jobs"]
+                found = [job for job in jobs if job["kind"] == "periodic_backup"]
+                if len(found) > number and found[number]["state"] not in {"queued", "running"}:
+                    assert found[number]["error"] is None
+                    return found[number]["result"]
+                await asyncio.sleep(0.1)
+
+    async with _running(settings) as client:
+        async with client.get(path) as response:
+            assert response.status == 404
+        async with client.put(path, json={"every_s": 1}) as response:
+            assert (response.status, (await response.json())["every_s"]) == (200, 1)
+        first = await periodic(client, 0)
+    async with _running(settings) as client:
+        async with client.get("/v1/schedules") as response:
+            assert [row["workspace"] for row in (await response.json())["schedules"]] == ["me/w1"]
+        again = await periodic(client, 0)
+        assert (again["snapshot_id"], again["note"][:7]) == (first["snapshot_id"], "nothing")
+        (tree / "new").write_text("new")
+        assert (await periodic(client, 1))["snapshot_id"] > first["snapshot_id"]
+        async with client.get("/v1/workspaces/me/w1/snapshots") as response:
+            assert len((await response.json())["snapshots"]) == 1
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert (await _finished(client, job))["state"] == "done"
+        async with client.get(path) as response:
+            assert response.status == 404
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["queued", "running"])
+async def test_a_periodic_backup_makes_way_for_one_that_was_asked_for(tmp_path: Path, *, waits: bool) -> None:
+    """One that waits is cancelled; one that runs ends first, no longer held to its rate."""
+    settings = _settings(tmp_path, **{"job.read_rate_bytes_s": "1KiB/s"})
+    for name in ("other", "w1"):
+        (settings.workspaces_root / "me" / name).mkdir()
+        (settings.workspaces_root / "me" / name / "large").write_bytes(os.urandom(40 << 20))
+    async with _running(settings) as client:
+        if waits:
+            _, other = await _post(client, "/v1/workspaces/me/other/backups", {"kind": "periodic"})
+        _, periodic = await _post(client, "/v1/workspaces/me/w1/backups", {"kind": "periodic"})
+        if not waits:
+            await _sending(client, periodic)
+        status, final = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert status == 202
+        _, problem = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert problem["title"] == "WorkspaceBusy"
+        lifted = {"read_bytes_s": None}
+        for job in (periodic, final):
+            async with client.patch(f"/v1/jobs/{job['id']}/limits", json=lifted) as response:
+                assert response.status == 200
+        assert (await _finished(client, periodic))["state"] == ("cancelled" if waits else "done")
+        assert (await _finished(client, final))["state"] == "done"
+        if waits:
+            async with client.delete(f"/v1/jobs/{other['id']}") as response:
+                assert response.status == 202
+            await _finished(client, other)
+
+
+async def _sending(client: aiohttp.ClientSession, job: dict) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            async with client.get(f"/v1/jobs/{job['id']}") as response:
+                if (await response.json())["phase"] == "sending":
+                    return
+            await asyncio.sleep(0.05)
 
 
 async def test_limits_change_while_a_job_runs(tmp_path: Path) -> None:

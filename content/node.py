@@ -1,0 +1,68 @@
+"""A node's parts, and how a job is started on it, by a client or by the schedule."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from content.disk_guard import TOPIC
+from content.errors import ContentError
+from content.initializers.policy import Policy
+from content.jobs import Job, JobRunner
+from content.keys import Workspace
+from content.objects.base import MultipartStore
+from content.periodic import PeriodicBackups
+from content.processes.parent import JobProcesses
+from content.rates import Buckets, Rates
+from content.retention import KeepRules
+from content.tasks import Task
+from content.turns import Pool
+from servicekit.clock import Clock, SystemClock
+from servicekit.web import Readiness
+
+
+class NodeUnready(ContentError):
+    """No such work just now."""
+
+    retryable = True
+
+
+@dataclass(slots=True)
+class Node:
+    """``job_rates`` are those that new jobs begin with; ``keep`` is what periodic backups leave."""
+
+    store: MultipartStore
+    workspaces_root: Path
+    jobs: JobRunner
+    processes: JobProcesses
+    periodic: PeriodicBackups
+    buckets: Buckets
+    job_rates: Rates
+    readiness: Readiness
+    sources: Policy
+    keep: KeepRules
+    periodic_every_s: float
+    clock: Clock = SystemClock()
+
+    def start(self, pool: Pool, workspace: Workspace, task: Task, *, key: str | None = None) -> Job:
+        """Queues a job, or finds the one that ``key`` started. Raises NodeUnready, WorkspaceBusy,
+        IdempotencyMismatch.
+        """
+        if "shutdown" in self.readiness.reasons:
+            raise NodeUnready("the node is shutting down")
+        if pool == "periodic_backup" and TOPIC in self.readiness.reasons:
+            short = self.readiness.reasons[TOPIC]
+            raise NodeUnready(f"no periodic backups while the disk is short: {short}")
+        identity = {"pool": pool, **task}
+        known = self.jobs.repeated(workspace, key, identity)
+        if known is not None:
+            return known
+
+        async def work(job: Job) -> Mapping[str, Any]:
+            result = await self.processes.run(job, task)
+            if pool == "final_backup":  # the workspace is gone now; what comes there later is another one
+                await self.periodic.remove(workspace)
+            return result
+
+        buckets = Buckets(self.job_rates, node=self.buckets)
+        return self.jobs.start(pool, workspace, work, key=key, request=identity, buckets=buckets)
