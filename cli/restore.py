@@ -58,6 +58,8 @@ def restore(
     result = run(_restore(request, chosen, output))
     for item in result.left_out:
         output.notes.print(f"left out: {item.path}: {item.reason}", markup=False)
+    if result.rebuilt_index:
+        output.notes.print("the index was lost: read from the tar; see `lapstrake snapshots rebuild-index`")
     output.result(
         {
             "snapshot_id": result.snapshot.id,

@@ -13,7 +13,7 @@ from cli import exit_codes
 from cli.main import run
 from cli.output import Output, table
 from cli.store_options import StoreChoice, choice, store_options
-from content import transfer
+from content import sidecar
 from content.archive.index import Entry, IndexReader
 from content.catalog import Catalog
 from content.maintenance import Swept, sweep
@@ -101,9 +101,7 @@ def show(
 async def _fetch_index(chosen: StoreChoice, snapshot_id: str | None, file: Any) -> Snapshot:
     async with chosen.open() as opened:
         snapshot = await Catalog(opened, chosen.workspace).snapshot(snapshot_id)
-        await transfer.get_file(
-            opened, snapshot.index_key, file, size_bytes=snapshot.index_bytes, sha256=snapshot.index_sha256
-        )
+        await sidecar.fetch_or_rebuild(opened, snapshot, file)
         return snapshot
 
 
@@ -164,6 +162,38 @@ def verify(
     ]
     output.result({"snapshots": [dataclasses.asdict(result) for result in results]}, "\n".join(lines))
     return exit_codes.CORRUPT if any(result.problems for result in results) else exit_codes.OK
+
+
+@snapshots.command("rebuild-index")
+@click.argument("snapshot_id", metavar="[ID]", required=False)
+@store_options
+def rebuild_index(
+    snapshot_id: str | None,
+    workspace: str,
+    store: str,
+    s3_endpoint: str | None,
+    limit_rate: str | None,
+    as_json: bool,
+) -> None:
+    """Put back the index of a snapshot that was lost or damaged, by reading its tar (the latest, without ID).
+
+    Does nothing when the index is good. JSON: snapshot_id, rebuilt, index_bytes.
+    """
+    chosen = choice(workspace, store, s3_endpoint, limit_rate)
+
+    async def work() -> tuple[Snapshot, Snapshot]:
+        async with chosen.open() as opened:
+            catalog = Catalog(opened, chosen.workspace)
+            before = await catalog.snapshot(snapshot_id)
+            with tempfile.TemporaryFile() as file:
+                return before, await sidecar.repair(opened, catalog, before, file)
+
+    before, after = run(work())
+    rebuilt = before != after
+    Output(as_json=as_json).result(
+        {"snapshot_id": after.id, "rebuilt": rebuilt, "index_bytes": after.index_bytes},
+        f"{after.id}: " + ("index rebuilt from the tar" if rebuilt else "the index is good"),
+    )
 
 
 @snapshots.command()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from content import transfer
+from content import sidecar
 from content.archive import reuse
 from content.archive.compare import Changes, compare
 from content.archive.excludes import Excludes
@@ -75,9 +75,7 @@ async def _fetch(store: MultipartStore, parent: Snapshot, index: IO[bytes]) -> O
         source = await store.stat(parent.tar_key)
         if source.size_bytes != parent.tar_bytes:
             raise FullBackupNeeded("the previous snapshot is damaged")
-        await transfer.get_file(
-            store, parent.index_key, index, size_bytes=parent.index_bytes, sha256=parent.index_sha256
-        )
+        await sidecar.fetch(store, parent, index)
     except ContentError as error:
         if error.retryable:
             raise

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from content import transfer, workers
+from content import sidecar, transfer, workers
 from content.archive import crc32
 from content.archive.extract import Limits, TreeWriter, safe_path
 from content.archive.id_map import IdMap
@@ -51,13 +51,14 @@ class RestoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """``bytes`` were fetched; ``left_out`` could not be restored here."""
+    """``bytes`` were fetched; ``left_out`` could not be restored here; ``rebuilt_index``: it was lost."""
 
     snapshot: Snapshot
     entries: int
     bytes: int
     left_out: Sequence[LeftOut]
     duration_s: float
+    rebuilt_index: bool = False
 
 
 async def restore(
@@ -83,7 +84,14 @@ async def restore(
         place = Place(staging.descriptor, str(request.target), request.ids)
         tree = await fill(place, store, snapshot, selection, progress=progress, pace=pace)
         await staging.commit()
-    return RestoreResult(snapshot, tree.entries, progress.bytes, tree.left_out, clock.monotonic() - started_s)
+    return RestoreResult(
+        snapshot=snapshot,
+        entries=tree.entries,
+        bytes=progress.bytes,
+        left_out=tree.left_out,
+        duration_s=clock.monotonic() - started_s,
+        rebuilt_index=selection.rebuilt,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +135,22 @@ def _directory(entry: Entry, ids: IdMap | None) -> Member:
     return Member(os.fsencode(entry.path), DIRECTORY, entry.mode, uid, gid, 0, entry.mtime_ns)
 
 
-async def select(store: ObjectSource, snapshot: Snapshot, only: Sequence[str]) -> Selection:
-    """What of ``snapshot`` is wanted, and where in the tar it lies."""
+async def select(
+    store: ObjectSource, snapshot: Snapshot, only: Sequence[str], *, rebuild: bool = True
+) -> Selection:
+    """What of ``snapshot`` is wanted, and where in the tar it lies. A lost index is made again from the tar,
+    unless ``rebuild`` is off.
+    """
     wanted = [os.fsdecode(safe_path(os.fsencode(path))) for path in only]
     with tempfile.TemporaryFile(prefix="lapstrake-index-") as file:
-        await transfer.get_file(
-            store, snapshot.index_key, file, size_bytes=snapshot.index_bytes, sha256=snapshot.index_sha256
-        )
-        return await asyncio.to_thread(lambda: choose(IndexReader(file), wanted, snapshot.id))
+        rebuilt = False
+        if rebuild:
+            rebuilt = await sidecar.fetch_or_rebuild(store, snapshot, file)
+        else:
+            await sidecar.fetch(store, snapshot, file)
+        selection = await asyncio.to_thread(lambda: choose(IndexReader(file), wanted, snapshot.id))
+        selection.rebuilt = rebuilt
+        return selection
 
 
 async def _extract(

@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from content import transfer
+from content import sidecar
 from content.archive.compare import compare
 from content.archive.excludes import Excludes
 from content.archive.index import IndexReader
@@ -40,13 +40,7 @@ async def safe_to_delete(store: ObjectStore, catalog: Catalog, tree: Path) -> Sa
         if there.size_bytes != snapshot.tar_bytes or there.crc32 not in {None, snapshot.tar_crc32}:
             return Safety(safe_to_delete=False, snapshot_id=snapshot.id, reason="its object is damaged")
         with tempfile.TemporaryFile(prefix="lapstrake-index-") as file:
-            await transfer.get_file(
-                store,
-                snapshot.index_key,
-                file,
-                size_bytes=snapshot.index_bytes,
-                sha256=snapshot.index_sha256,
-            )
+            await sidecar.fetch(store, snapshot, file)
             reason = await asyncio.to_thread(_difference, IndexReader(file), tree)
     except ContentError as error:
         if error.retryable:

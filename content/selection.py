@@ -31,7 +31,7 @@ class Window:
 @dataclass(slots=True)
 class Selection:
     """What to restore. ``above`` are the directories over it, from the index alone; ``content_bytes`` is
-    what it will take on disk, holes not counted.
+    what it will take on disk, holes not counted. ``rebuilt``: the index was lost, and read from the tar.
     """
 
     windows: list[Window] = field(default_factory=list)
@@ -39,6 +39,7 @@ class Selection:
     entries: int = 0
     tar_bytes: int = 0
     content_bytes: int = 0
+    rebuilt: bool = False
 
 
 def choose(index: IndexReader, only: Sequence[str], snapshot_id: str) -> Selection:

@@ -39,7 +39,7 @@ async def verify(
             raise ObjectCorrupt(snapshot.tar_key, reason)
         if info.crc32 not in {None, snapshot.tar_crc32}:
             raise ObjectCorrupt(snapshot.tar_key, "the store's checksum is not ours")
-        selection = await select(store, snapshot, ())
+        selection = await select(store, snapshot, (), rebuild=False)
         if selection.entries != snapshot.entries:
             raise ObjectCorrupt(
                 snapshot.index_key, f"it has {selection.entries} entries, not {snapshot.entries}"
