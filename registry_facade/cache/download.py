@@ -267,6 +267,7 @@ class Download:
         name, at = answer.origin.source.name, fetch.at
         loop = asyncio.get_running_loop()
         judged_s = loop.time() + JUDGED_AFTER_S
+        is_last_resort = self.selection.is_slow(answer.origin)
         async for data in answer.pieces:
             self.hooks.received(name, len(data))
             self._bytes_by_source[name] = self._bytes_by_source.get(name, 0) + len(data)
@@ -277,20 +278,20 @@ class Download:
             at += len(data)
             if at >= fetch.stop and at < answer.content_range.stop:
                 return
-            if loop.time() >= judged_s and self.gently is None:
+            if loop.time() >= judged_s and self.gently is None and not is_last_resort:
                 judged_s = loop.time() + JUDGED_AFTER_S
                 self._judge_pace(answer.origin)
 
     def _judge_pace(self, origin: Origin) -> None:
-        """Raises SourceUnavailable for one that is slower than the source behind it."""
-        farther = self.selection.behind(origin)
-        if farther is None:
-            return
-        paces = self.hooks.hedge.paces
-        if is_too_slow(paces.of(origin.source.name), paces.of(farther.source.name)):
+        """Raises SourceUnavailable for one that is slower than the source behind it, on all its streams."""
+        if not self.selection.is_slow(origin):
+            farther, paces = self.selection.behind(origin), self.hooks.hedge.paces
+            near = paces.of(origin.source.name)
+            if farther is None or not is_too_slow(near, paces.of(farther.source.name)):
+                return
             self.selection.was_slow(origin)
             self.hooks.slow(origin.source.name)
-            raise SourceUnavailable(origin.source.name, f"slower than the {farther.source.name}")
+        raise SourceUnavailable(origin.source.name, "it is slower than the source behind it")
 
     def _origin_failed(self, origin: Origin, error: OciError) -> None:
         self.selection.failed(origin, error)

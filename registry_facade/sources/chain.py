@@ -67,7 +67,7 @@ class Selection:
 
     def behind(self, origin: Origin) -> Origin | None:
         """A trusted origin to ask beside or instead of a hedged one that was not found slow before."""
-        if not origin.hedged or self._slow[self._origins.index(origin)]:
+        if not origin.hedged or self.is_slow(origin):
             return None
         for index in self._usable():
             if self._origins[index].trusted and not self._failures[index]:
@@ -78,6 +78,9 @@ class Selection:
     def streams(self) -> int:
         """How many ranges at a time the next origin wants to be asked for."""
         return self.next().streams if self._usable() else 1
+
+    def is_slow(self, origin: Origin) -> bool:
+        return self._slow[self._origins.index(origin)]
 
     def was_slow(self, origin: Origin) -> None:
         """It is asked only when the others fail."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -37,9 +38,7 @@ class ShapedLink:
             return
         self._open.add(writer)
         with contextlib.suppress(OSError):
-            far_reader, far_writer = await asyncio.open_connection(
-                "127.0.0.1", self.to_port, limit=_PIECE_BYTES
-            )
+            far_reader, far_writer = await self._connected()
             try:
                 there = asyncio.create_task(self._copy(reader, far_writer, shaped=False))
                 back = asyncio.create_task(self._copy(far_reader, writer, shaped=True))
@@ -51,6 +50,18 @@ class ShapedLink:
                 far_writer.close()
         writer.close()
         self._open.discard(writer)
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """With small buffers: what the server has sent is not far ahead of what has passed."""
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2 * _PIECE_BYTES)
+        connection.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", self.to_port))
+        except OSError:
+            connection.close()
+            raise
+        return await asyncio.open_connection(sock=connection, limit=_PIECE_BYTES)
 
     async def _copy(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, shaped: bool
