@@ -25,18 +25,23 @@ def serve(config: Path | None, **flags: Any) -> None:
     """Back up and restore workspaces on request until SIGTERM; the API describes itself at /openapi.json.
 
     Every option is also a setting of the file and an environment variable, LAPSTRAKE_CONTENT_<NAME>; so are
-    tokens, limits and pools. Prints `listening on http://HOST:PORT` when ready.
+    tokens, limits and pools; SIGHUP reads tokens, rates and keep rules again. Prints `listening on
+    http://HOST:PORT` when ready.
     """
     from content.app import serve as serve_content
     from content.settings import ContentSettings
     from servicekit.logging import configure_logging
     from servicekit.settings import load
 
-    settings = load(ContentSettings, "content", file=config, flags=flags)
+    def settings() -> ContentSettings:
+        return load(ContentSettings, "content", file=config, flags=flags)
+
+    started_with = settings()
+    scheme = "https" if started_with.tls_certificate is not None else "http"
     configure_logging(level="info")
 
     def announce(addresses: list[tuple[str, int]]) -> None:
         for host, port in addresses:
-            click.echo(f"listening on http://{host}:{port}")
+            click.echo(f"listening on {scheme}://{host}:{port}")
 
-    run(serve_content(settings, announce))
+    run(serve_content(started_with, announce, reload=settings))

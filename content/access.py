@@ -1,9 +1,13 @@
-"""Who may ask for what: bearer tokens, each for the workspaces of one owner, or ``*`` for all."""
+"""Who may ask for what: bearer tokens and client certificates, each for the workspaces of one owner, or ``*``
+for all.
+"""
 
 import hmac
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -15,57 +19,98 @@ from servicekit.web import Handler
 
 OWNER = web.RequestKey("owner", str)
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json"})
+DOWNLOADS = "/v1/downloads"
 ANY = "*"
+_MIN_TOKEN_CHARS = 16
 
 
-class Tokens:
-    """Without any token everybody may ask; that is for loopback only."""
+@dataclass(slots=True)
+class Callers:
+    """Owners by token, and by name in a client certificate (``CN:...``, ``DNS:...``, ``URI:...``).
 
-    def __init__(self, owners: Mapping[str, str]) -> None:
-        self._owners = [(token.encode(), owner) for token, owner in owners.items()]
+    Without any of them everybody may ask; that is for loopback only. May be replaced while it is used.
+    """
+
+    tokens: Mapping[str, str]
+    certificates: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self._owners)
+        return bool(self.tokens) or bool(self.certificates)
 
-    def owner(self, header: str | None) -> str:
-        """The owner that an Authorization header speaks for. Raises Unauthenticated."""
-        if not self._owners:
+    def take_over(self, other: "Callers") -> None:
+        """From now on, as ``other``."""
+        self.tokens, self.certificates = other.tokens, other.certificates
+
+    def owner(self, header: str | None, certificate: Mapping[str, Any] | None = None) -> str:
+        """The owner that a request speaks for. ``certificate`` was verified by TLS; a token that is given
+        counts alone. Raises Unauthenticated.
+        """
+        if not self:
             return ANY
-        scheme, _, token = (header or "").partition(" ")
-        found = None
-        for known, owner in self._owners:  # all are compared, so that time tells nothing
-            if hmac.compare_digest(known, token.strip().encode(errors="replace")):
+        if header is not None:
+            return self._of_token(header)
+        for name in certificate_names(certificate or {}):
+            if (owner := self.certificates.get(name)) is not None:
+                return owner
+        raise Unauthenticated
+
+    def _of_token(self, header: str) -> str:
+        scheme, _, token = header.partition(" ")
+        found, given = None, token.strip().encode(errors="replace")
+        for known, owner in self.tokens.items():  # all are compared, so that time tells nothing
+            if hmac.compare_digest(known.encode(), given):
                 found = owner
         if scheme.lower() != "bearer" or found is None:
             raise Unauthenticated
         return found
 
 
-def read_tokens(file: Path | None, admin: Secret | None) -> Tokens:
+def certificate_names(certificate: Mapping[str, Any]) -> list[str]:
+    """The names in what `ssl.SSLSocket.getpeercert` gives; alternative names first."""
+    found = [f"{kind}:{name}" for kind, name in certificate.get("subjectAltName", ())]
+    for rows in certificate.get("subject", ()):
+        found += [f"CN:{value}" for key, value in rows if key == "commonName"]
+    return found
+
+
+def read_callers(tokens_file: Path | None, admin: Secret | None, certificates_file: Path | None) -> Callers:
     """Raises SettingsInvalid. Blocking."""
-    owners: dict[str, str] = {}
-    if file is not None:
-        try:
-            owners = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is not JSON"
-            raise SettingsInvalid([f"content.tokens_file: {file}: {reason}"]) from None
-        texts = isinstance(owners, dict) and all(isinstance(owner, str) for owner in owners.values())
-        if not texts or not all(len(token) >= 16 for token in owners):
-            problem = f"content.tokens_file: {file}: must map tokens of 16 characters or more to owners"
-            raise SettingsInvalid([problem])
+    tokens = _owners("tokens_file", tokens_file)
+    if not all(len(token) >= _MIN_TOKEN_CHARS for token in tokens):
+        problem = (
+            f"content.tokens_file: {tokens_file}: tokens must have {_MIN_TOKEN_CHARS} characters or more"
+        )
+        raise SettingsInvalid([problem])
+    certificates = _owners("certificates_file", certificates_file)
+    if not all(name.startswith(("CN:", "DNS:", "URI:")) for name in certificates):
+        problem = f"content.certificates_file: {certificates_file}: names must begin with CN:, DNS: or URI:"
+        raise SettingsInvalid([problem])
     if admin:
-        owners[admin.reveal()] = ANY
-    return Tokens(owners)
+        tokens[admin.reveal()] = ANY
+    return Callers(tokens, certificates)
 
 
-def token_middleware(tokens: Tokens) -> Middleware:
-    """Finds the owner of each request; probes and the API's description are open."""
+def _owners(setting: str, file: Path | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    try:
+        owners = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not JSON"
+        raise SettingsInvalid([f"content.{setting}: {file}: {reason}"]) from None
+    if not isinstance(owners, dict) or not all(isinstance(owner, str) for owner in owners.values()):
+        raise SettingsInvalid([f"content.{setting}: {file}: must be an object of owners by name"])
+    return owners
+
+
+def caller_middleware(callers: Callers) -> Middleware:
+    """Finds the owner of each request; probes, the API's description and signed links are open."""
 
     @web.middleware
     async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in _OPEN_PATHS:
-            request[OWNER] = tokens.owner(request.headers.get("Authorization"))
+        if request.path not in _OPEN_PATHS and not request.path.startswith(f"{DOWNLOADS}/"):
+            certificate = request.get_extra_info("peercert")
+            request[OWNER] = callers.owner(request.headers.get("Authorization"), certificate)
         return await handler(request)
 
     return authenticated

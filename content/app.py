@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import dataclasses
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import structlog
 from aiohttp import web
 
-from content.access import Tokens, read_tokens, token_middleware
+from content.access import Callers, caller_middleware, read_callers
 from content.disk_guard import DiskGuard
 from content.handlers import ContentHandlers
 from content.initializers.policy import Policy
@@ -25,6 +26,7 @@ from content.periodic import PeriodicBackups, Schedule, Schedules
 from content.problems import problem_middleware
 from content.processes.parent import JobProcesses, StoreSetup
 from content.rates import Buckets, Rates
+from content.reloading import Reloading
 from content.retention import KeepRules
 from content.settings import ContentSettings, JobSettings
 from content.staging import sweep
@@ -34,9 +36,29 @@ from servicekit.lifecycle import Listener, is_loopback, serve_until_signal
 from servicekit.metrics import Metrics
 from servicekit.settings import SettingsInvalid
 from servicekit.tasks import BackgroundTasks
+from servicekit.tls import ServerTls
 from servicekit.web import Readiness, access_middleware, operations_routes
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TakingOver:
+    """Takes over what can change while jobs run. Raises SettingsInvalid, and then nothing has changed."""
+
+    node: Node
+    callers: Callers
+
+    async def __call__(self, settings: ContentSettings) -> None:
+        self.callers.take_over(await asyncio.to_thread(checked, settings))
+        node = self.node
+        node.job_rates, node.keep = _rates(settings.job), _keep(settings)
+        node.periodic_every_s = settings.periodic.every_s
+        node.sources = Policy(settings.source_protocols, settings.source_hosts)
+        node.buckets.change(_rates(settings))
+
+
+TAKE_OVER = web.AppKey("take_over", TakingOver)
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +67,7 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
 
     Raises SettingsInvalid, and what opening the store raises.
     """
-    tokens = await asyncio.to_thread(checked, settings)
+    callers = await asyncio.to_thread(checked, settings)
     metrics, readiness = Metrics(process=True), Readiness()
     buckets, store_metrics, io_metrics = (
         Buckets(_rates(settings)),
@@ -107,11 +129,12 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
             middlewares=[
                 access_middleware(metrics, service="content"),
                 problem_middleware,
-                token_middleware(tokens),
+                caller_middleware(callers),
             ]
         )
         app.add_routes(operations_routes(metrics, readiness))
         app.add_routes(ContentHandlers(node).routes())
+        app[TAKE_OVER] = TakingOver(node, callers)
         app.on_shutdown.append(_drain(jobs, readiness, settings.drain_s))
         yield app, readiness
 
@@ -169,12 +192,12 @@ def _drain(
     return drain
 
 
-def checked(settings: ContentSettings) -> Tokens:
+def checked(settings: ContentSettings) -> Callers:
     """Raises SettingsInvalid with every problem. Blocking."""
     problems: list[str] = []
-    tokens = Tokens({})
+    callers = Callers({})
     try:
-        tokens = read_tokens(settings.tokens_file, settings.admin_token)
+        callers = read_callers(settings.tokens_file, settings.admin_token, settings.certificates_file)
     except SettingsInvalid as error:
         problems += error.problems
     try:
@@ -187,18 +210,24 @@ def checked(settings: ContentSettings) -> Tokens:
         if getattr(settings, name) < 1:
             problems.append(f"content.{name}: must be at least 1")
     problems += _impossible(settings)
-    if not problems and not tokens and not is_loopback(settings.listen[0]):
+    if not problems and not callers and not is_loopback(settings.listen[0]):
         problems.append(
             f"content.listen: {settings.listen[0]} can be reached by others; set content.tokens_file or "
             "content.admin_token, or listen on 127.0.0.1"
         )
     if problems:
         raise SettingsInvalid(problems)
-    return tokens
+    return callers
 
 
 def _impossible(settings: ContentSettings) -> Iterator[str]:
-    """Numbers that no limit can have."""
+    """Numbers that no limit can have, and settings that need others."""
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        yield "content.tls_certificate and content.tls_key: both or none"
+    if settings.tls_client_ca is not None and settings.tls_certificate is None:
+        yield "content.tls_client_ca: needs tls_certificate and tls_key"
+    if settings.certificates_file is not None and settings.tls_client_ca is None:
+        yield "content.certificates_file: needs tls_client_ca, or nobody's certificate is checked"
     rates = [name for name in dir(settings) if name.endswith("_rate_bytes_s")]
     yield from (f"content.{name}: 0 would stop everything" for name in rates if getattr(settings, name) == 0)
     job = settings.job
@@ -215,8 +244,27 @@ def _impossible(settings: ContentSettings) -> Iterator[str]:
         yield "content.pressure.floor_bytes_s: must be more than 0"
 
 
-async def serve(settings: ContentSettings, on_started: Callable[[list[tuple[str, int]]], None]) -> None:
-    """Serves until SIGTERM or SIGINT; ``on_started`` gets the bound address."""
-    async with content_service(settings) as (app, readiness):
-        listener = Listener(app, *settings.listen)
+async def serve(
+    settings: ContentSettings,
+    on_started: Callable[[list[tuple[str, int]]], None],
+    *,
+    reload: Callable[[], ContentSettings] | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT; ``on_started`` gets the bound address. SIGHUP takes over what
+    ``reload`` (blocking) gives, as far as that needs no restart.
+    """
+    async with content_service(settings) as (app, readiness), BackgroundTasks(drain_s=0) as background:
+        tls = await asyncio.to_thread(_tls, settings)
+        if tls is not None:
+            _watching = background.start(tls.watch(), name="certificate")
+        if reload is not None:
+            reloading = Reloading(settings, reload, app[TAKE_OVER])
+            _waiting = background.start(reloading.on_signal(signal.SIGHUP), name="reload")
+        listener = Listener(app, *settings.listen, tls=tls.context if tls is not None else None)
         await serve_until_signal([listener], readiness, drain_s=settings.drain_s, on_started=on_started)
+
+
+def _tls(settings: ContentSettings) -> ServerTls | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return ServerTls(settings.tls_certificate, settings.tls_key, settings.tls_client_ca, client_optional=True)

@@ -9,10 +9,10 @@ from typing import Any
 from aiohttp import web
 
 from content import maintenance
-from content.access import ANY, OWNER, require_owner
+from content.access import ANY, DOWNLOADS, OWNER, require_owner
 from content.catalog import Catalog
 from content.confinement import confined
-from content.errors import JobNotFound
+from content.errors import JobNotFound, ObjectCorrupt
 from content.fields import InvalidRequest
 from content.initializers.specs import parse_initializer, snapshots_of
 from content.jobs import Job
@@ -20,10 +20,12 @@ from content.keys import Workspace
 from content.node import Node, NodeUnready
 from content.openapi import document
 from content.periodic import Schedule
+from content.presigning import presigner
 from content.rates import WAYS, Buckets
 from content.requests import (
     RATE_FIELDS,
     parse_backup,
+    parse_expiry,
     parse_initialization,
     parse_rates,
     parse_restore,
@@ -56,6 +58,8 @@ class ContentHandlers:
             web.get("/v1/schedules", self.list_schedules),
             web.get(f"{workspace}/snapshots", self.list_snapshots),
             web.delete(f"{workspace}/snapshots/{{snapshot_id}}", self.delete_snapshot),
+            web.get(f"{workspace}/snapshots/{{snapshot_id}}/download", self.link),
+            web.get(f"{DOWNLOADS}/{{owner}}/{{id}}/{{snapshot_id}}.tar", self.download),
             web.get(f"{workspace}/safety", self.safety),
             web.get("/v1/jobs", self.list_jobs),
             web.get("/v1/jobs/{job_id}", self.show_job),
@@ -208,6 +212,43 @@ class ContentHandlers:
         snapshot = await catalog.snapshot(request.match_info["snapshot_id"])
         await maintenance.delete(self._node.store, catalog, [snapshot.id])
         return web.Response(status=204)
+
+    async def link(self, request: web.Request) -> web.Response:
+        workspace = self._workspace(request)
+        expires_s = parse_expiry(request.query.get("expires_s"))
+        snapshot = await Catalog(self._node.store, workspace).snapshot(request.match_info["snapshot_id"])
+        if (signer := presigner(self._node.store)) is not None:
+            name = f"{workspace.id}-{snapshot.id}.tar"
+            url = await signer.presign(snapshot.tar_key, expires_s=expires_s, file_name=name)
+        else:
+            path = f"{DOWNLOADS}/{workspace}/{snapshot.id}.tar"
+            end_s = int(self._node.clock.time()) + expires_s
+            url = str(request.url.origin()) + self._node.links.sign(path, end_s)
+        return web.json_response({"url": url, "expires_s": expires_s, "bytes": snapshot.tar_bytes})
+
+    async def download(self, request: web.Request) -> web.StreamResponse:
+        """What an address of our own leads to."""
+        query, node = request.query, self._node
+        node.links.check(
+            request.path, query.get("expires", ""), query.get("signature", ""), node.clock.time()
+        )
+        workspace = Workspace.parse(f"{request.match_info['owner']}/{request.match_info['id']}")
+        snapshot = await Catalog(node.store, workspace).snapshot(request.match_info["snapshot_id"])
+        name = f"{workspace.id}-{snapshot.id}.tar"
+        headers = {
+            "Content-Type": "application/x-tar",
+            "Content-Length": str(snapshot.tar_bytes),
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+        }
+        async with node.store.open(snapshot.tar_key) as reader:
+            if reader.info.size_bytes != snapshot.tar_bytes:
+                raise ObjectCorrupt(snapshot.tar_key, "it is not as long as it was when it was committed")
+            response = web.StreamResponse(headers=headers)
+            await response.prepare(request)
+            async for piece in reader:
+                await response.write(piece)
+        return response
 
     async def safety(self, request: web.Request) -> web.Response:
         workspace, node = self._workspace(request), self._node

@@ -1,7 +1,7 @@
 """A node's parts, and how a job is started on it, by a client or by the schedule."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from content.jobs import Job, JobRunner
 from content.keys import Workspace
 from content.objects.base import MultipartStore
 from content.periodic import PeriodicBackups
+from content.presigning import LinkSigner
 from content.processes.parent import JobProcesses
 from content.rates import Buckets, Rates
 from content.retention import KeepRules
@@ -42,6 +43,7 @@ class Node:
     sources: Policy
     keep: KeepRules
     periodic_every_s: float
+    links: LinkSigner = field(default_factory=LinkSigner)
     clock: Clock = SystemClock()
 
     def start(self, pool: Pool, workspace: Workspace, task: Task, *, key: str | None = None) -> Job:

@@ -126,6 +126,24 @@ def _paths() -> dict[str, Any]:
                 "Delete a snapshot.", {"204": {"description": "Gone."}}, 400, 404, 409, 502, 507
             ),
         },
+        f"{workspace}/snapshots/{{snapshot_id}}/download": {
+            "parameters": [*_WORKSPACE, _path("snapshot_id", {"type": "string", "minLength": 1})],
+            "get": _operation(
+                "Make a link to a snapshot's tar.",
+                {"200": _json("Link", "The tar can be fetched there without a token.")},
+                400,
+                404,
+                502,
+                507,
+                parameters=(
+                    {
+                        "name": "expires_s",
+                        "in": "query",
+                        "schema": {"type": "integer", "minimum": 1, "maximum": 604_800},
+                    },
+                ),
+            ),
+        },
         f"{workspace}/safety": {
             "parameters": _WORKSPACE,
             "get": _operation(
@@ -261,6 +279,7 @@ def _schemas() -> dict[str, Any]:
                 "every_s": number,
             }
         ),
+        "Link": _object({"url": text, "expires_s": number, "bytes": number}),
         "Schedules": _object({"schedules": {"type": "array", "items": _ref("Schedule")}}),
         "Job": _object(
             dict.fromkeys(("id", "kind", "workspace", "phase"), text)

@@ -15,6 +15,7 @@ from content.errors import (
     NotFound,
     ObjectStoreError,
 )
+from content.presigning import LinkInvalid
 from servicekit.web import Handler
 
 _log = structlog.get_logger(__name__)
@@ -32,12 +33,12 @@ _STATUS: tuple[tuple[type[ContentError], int], ...] = (
 
 class Unauthenticated(ContentError):
     def __init__(self) -> None:
-        super().__init__("a valid bearer token is needed")
+        super().__init__("a valid bearer token, or a known client certificate, is needed")
 
 
 class Forbidden(ContentError):
     def __init__(self, owner: str) -> None:
-        super().__init__(f"this token is not for workspaces of {owner}")
+        super().__init__(f"this caller is not for workspaces of {owner}")
 
 
 def problem(status: int, title: str, detail: str, **more: Any) -> web.Response:
@@ -53,7 +54,7 @@ def problem(status: int, title: str, detail: str, **more: Any) -> web.Response:
 def status_of(error: ContentError) -> int:
     if isinstance(error, Unauthenticated):
         return 401
-    if isinstance(error, Forbidden):
+    if isinstance(error, (Forbidden, LinkInvalid)):
         return 403
     return next((status for cls, status in _STATUS if isinstance(error, cls)), 500)
 

@@ -117,6 +117,16 @@ def parse_schedule(fields: Fields) -> ScheduleAsked:
     return asked
 
 
+def parse_expiry(text: str | None) -> int:
+    """Raises InvalidRequest."""
+    if text is None:
+        return 3600
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0
+    if not 1 <= number <= _MOST_EVERY_S:
+        raise InvalidRequest([f"expires_s: must be from 1 to {_MOST_EVERY_S}"])
+    return number
+
+
 def parse_rates(fields: Fields, now: Rates) -> Rates:
     """``now`` with what the body changes. Raises InvalidRequest."""
     changed: dict[str, int | None] = {}

@@ -88,6 +88,16 @@ class ContentSettings:
     admin_token: Secret | None = setting(
         SECRET, None, "A bearer token for all owners; without any token all may ask."
     )
+    tls_certificate: Path | None = setting(
+        PATH, None, "PEM file with the API's certificate and its chain; read again when it changes."
+    )
+    tls_key: Path | None = setting(PATH, None, "PEM file with the key of tls_certificate.")
+    tls_client_ca: Path | None = setting(
+        PATH, None, "PEM file with the CA whose client certificates may come instead of a token."
+    )
+    certificates_file: Path | None = setting(
+        PATH, None, "JSON file: CN:name, DNS:name or URI:name of a client certificate to its owner, or '*'."
+    )
     concurrency: int = setting(INTEGER, 4, "Requests to the store at a time, by each job.")
     restores: int = setting(INTEGER, 4, "Restores at a time.")
     backups: int = setting(INTEGER, 2, "Final backups at a time.")

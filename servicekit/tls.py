@@ -15,11 +15,14 @@ _LOOK_EVERY_S = 2.0
 
 @dataclass
 class ServerTls:
-    """``client_ca`` makes clients prove themselves with a certificate that it signed."""
+    """``client_ca`` makes clients prove themselves with a certificate that it signed; with
+    ``client_optional`` they may come without one, but not with another.
+    """
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
+    client_optional: bool = False
     context: ssl.SSLContext = field(init=False)
     """New handshakes get what was loaded last; connections that are open keep theirs."""
     _seen: tuple[tuple[int, int, int], ...] = field(init=False)
@@ -37,7 +40,7 @@ class ServerTls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self.certificate, self.key)
         if self.client_ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_OPTIONAL if self.client_optional else ssl.CERT_REQUIRED
             context.load_verify_locations(self.client_ca)
         return context
 

@@ -85,6 +85,7 @@ def s3_client(endpoint: str | None, *, connections: int) -> "S3Client":
         retries={"total_max_attempts": 1, "mode": "standard"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+        signature_version="s3v4",
         s3={"payload_signing_enabled": False, "addressing_style": "path" if endpoint else "auto"},
     )
     session = boto3.Session()
@@ -242,6 +243,15 @@ class S3ObjectStore:
     async def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectNotFound):
             await self._run("delete", key, lambda: self._client.delete_object(**self._at(key)))
+
+    async def presign(self, key: str, *, expires_s: int, file_name: str) -> str:
+        """A URL under which ``key`` can be fetched; an object that is not there is not noticed."""
+        asked = self._at(key) | {"ResponseContentDisposition": f'attachment; filename="{file_name}"'}
+
+        def work() -> str:  # may ask for fresh credentials
+            return self._client.generate_presigned_url("get_object", Params=asked, ExpiresIn=expires_s)
+
+        return await self._run("sign", key, work)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

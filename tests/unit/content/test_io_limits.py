@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,15 @@ def test_a_mount_source_that_is_not_there_is_named(tmp_path: Path) -> None:
         resolve(0, 50, Path("/m"), root=tmp_path)
 
 
+def _add_partition(loop: str) -> None:
+    """The kernel may still be busy with the device's former life."""
+    for _ in range(50):
+        if not subprocess.run(["addpart", loop, "1", "2048", "81920"], check=False).returncode:
+            return
+        time.sleep(0.05)
+    pytest.skip(f"{loop} stays busy")
+
+
 @pytest.fixture
 def partition(tmp_path: Path):
     """A file system on the first partition of a loop device, and that device."""
@@ -107,7 +117,7 @@ def partition(tmp_path: Path):
         pytest.skip("this kernel gives no loop device")
     loop = made.stdout.strip()
     try:
-        subprocess.run(["addpart", loop, "1", "2048", "81920"], check=True)
+        _add_partition(loop)
         subprocess.run(["mkfs.ext4", "-q", f"{loop}p1"], check=True)
         mounted.mkdir()
         subprocess.run(["mount", f"{loop}p1", mounted], check=True)
