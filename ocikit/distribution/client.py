@@ -235,8 +235,9 @@ class RegistryClient:
         url = self._url(repository, "manifests", reference)
         headers = {"Content-Type": raw.media_type}
         async with self._request(
-            "PUT", url, repository, reference, headers=headers, body=raw.data, push=True, expect=(201, 200)
-        ):
+            "PUT", url, repository, reference, headers=headers, body=raw.data, push=True, expect=(201, 200),
+            repeatable=True,
+        ):  # fmt: skip
             pass
 
     # ----- one request -----
@@ -258,11 +259,12 @@ class RegistryClient:
         expect: Sequence[int] = (200, 206),
         scopes: Sequence[str] | None = None,
         retrying: bool = True,
+        repeatable: bool = False,
     ) -> AsyncIterator[Response]:
         """Authorised, redirected, and checked; bodies of unexpected answers become errors.
 
-        What changes nothing is repeated here unless the caller does it (``retrying`` False); an upload
-        starts over as a whole.
+        What changes nothing is repeated here unless the caller does it (``retrying`` False), and so is what
+        changes nothing the second time (``repeatable``); an upload starts over as a whole.
         """
         asked = tuple(scopes or ((push_scope if push else pull_scope)(repository),))
         async with contextlib.AsyncExitStack() as stack:
@@ -274,7 +276,8 @@ class RegistryClient:
                     raise error_for(self.host.name, method, response, repository, subject, text)
                 return response
 
-            attempts = self._backoff.attempts if retrying and method in {"GET", "HEAD"} else 1
+            may_repeat = repeatable or (retrying and method in {"GET", "HEAD"})
+            attempts = self._backoff.attempts if may_repeat else 1
             response = await retry(attempt, backoff=dataclasses.replace(self._backoff, attempts=attempts))
             yield response
 

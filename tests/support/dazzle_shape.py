@@ -5,6 +5,7 @@ repeat another one; 25 test files, two of them for chunks that do not exist.
 """
 
 import io
+import random
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,19 +120,25 @@ class TarEngine:
     name = "tar"
 
     def __init__(
-        self, *, layer_bytes: int = 2000, base_files: Mapping[str, bytes] = MappingProxyType({})
+        self,
+        *,
+        layer_bytes: int = 2000,
+        base_files: Mapping[str, bytes] = MappingProxyType({}),
+        incompressible: bool = False,
     ) -> None:
         self.built: list[str] = []
         self._layer_bytes = layer_bytes
         self._base_files = base_files
+        self._incompressible = incompressible
 
     async def build(self, request: BuildRequest, on_log: LogLine) -> BuiltImage:
         on_log(f"building {request.name}")
         self.built.append(request.name)
         tar = request.output / "layer.tar"
-        data = (f"{request.name} {sorted(request.args.items())}\n".encode() * self._layer_bytes)[
-            : self._layer_bytes
-        ]
+        line = f"{request.name} {sorted(request.args.items())}\n"
+        data = (line.encode() * self._layer_bytes)[: self._layer_bytes]
+        if self._incompressible:
+            data = random.Random(line).randbytes(self._layer_bytes)
         with tarfile.open(tar, "w") as archive:
             member = tarfile.TarInfo(f"opt/{request.name.replace(':', '-')}")
             member.size = len(data)
