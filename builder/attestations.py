@@ -4,6 +4,7 @@ Both are OCI artifacts that refer to the image (``subject``), pushed with oras: 
 the image's referrers.
 """
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,13 @@ from pathlib import Path
 from builder.chunk_tests import TestResult
 from builder.contents import Contents
 from builder.merge_files import dpkg_packages
+from builder.names import fallback_tag
+from ocikit import media_types
 from ocikit.descriptor import Descriptor
+from ocikit.digest import Digest
 from ocikit.distribution.repository import RegistryRepository
 from ocikit.errors import RegistryError
+from ocikit.manifest import Index, Manifest, RawManifest
 
 SPDX_MEDIA_TYPE = "application/spdx+json"
 RESULTS_MEDIA_TYPE = "application/vnd.lapstrake.test-results.v1+json"
@@ -67,15 +72,35 @@ def results_document(results: Sequence[TestResult]) -> bytes:
     return json.dumps({"format_version": 1, "tests": tests}, sort_keys=True, indent=1).encode()
 
 
-def push_referrer(repository: RegistryRepository, subject: Descriptor, data: bytes, media_type: str) -> None:
-    """Blocking. Raises RegistryError."""
+async def ensure_listed(repository: RegistryRepository, subject: Digest, referrer: RawManifest) -> None:
+    """Lists ``referrer`` under the fallback tag where the registry has no referrers API of its own.
+
+    distribution-spec v1.1, "Pushing Manifests with Subject". Two processes that do this for one subject at
+    the same time may lose one of the entries, as the specification warns.
+    """
+    index = await repository.client.referrers(repository.repository, subject)
+    if any(item.digest == referrer.digest for item in index.manifests):
+        return
+    manifest = Manifest.parse(referrer.data, referrer.media_type)
+    described = dataclasses.replace(
+        referrer.descriptor,
+        artifact_type=manifest.artifact_type or manifest.config.media_type,
+        annotations=manifest.annotations,
+    )
+    listed = Index((*index.manifests, described)).dump()
+    await repository.put_manifest(RawManifest.of(media_types.OCI_INDEX, listed), fallback_tag(subject))
+
+
+def push_referrer(repository: RegistryRepository, subject: Descriptor, data: bytes, media_type: str) -> str:
+    """The tag it was pushed under. Blocking. Raises RegistryError."""
     import oras.client  # noqa: PLC0415 (brings requests, which no other command needs)
     import oras.oci  # noqa: PLC0415
 
     host = repository.client.host
     client = oras.client.OrasClient(hostname=host.name, insecure=host.origin.startswith("http:"))
     kind = "spdx" if media_type == SPDX_MEDIA_TYPE else "tests"
-    target = f"{repository.title}:{subject.digest.encoded[:32]}--{kind}"
+    tag = f"{subject.digest.encoded[:32]}--{kind}"
+    target = f"{repository.title}:{tag}"
     with tempfile.TemporaryDirectory() as directory:
         file, config = Path(directory, f"{kind}.json"), Path(directory, "config.json")
         file.write_bytes(data)
@@ -91,3 +116,4 @@ def push_referrer(repository: RegistryRepository, subject: Descriptor, data: byt
             )
         except (ValueError, OSError) as error:  # oras has no errors of its own; requests' are OSErrors
             raise RegistryError("PUT", target, 0, str(error)[:300]) from error
+    return tag

@@ -32,6 +32,7 @@ from builder.parallel import each
 from builder.plan import Action, PlannedAction, Published, plan_chunk
 from builder.project import Chunk, Project
 from builder.rebase import rebased_config
+from builder.redaction import redacted_failure, redactor
 from builder.state import StateDirectory
 from ocikit import media_types
 from ocikit.combine import BASE_DIGEST, BASE_NAME
@@ -188,7 +189,7 @@ class ProjectBuilder:
     async def _build(self, chunk: Chunk, inputs: Inputs, base: Image | None, tag: str) -> Image:
         with self._state.run_directory() as directory:
             request = await self._request(chunk, inputs, base, directory)
-            built = await self._engine.build(request, lambda line: self._reporter.log(chunk.name, line))
+            built = await self._run_engine(request)
             if not built.config.platform.satisfies(request.platform):
                 other = f"the image is for {built.config.platform}, not for {request.platform}"
                 raise BuildFailed(chunk.name, other)
@@ -197,6 +198,15 @@ class ProjectBuilder:
         image = await load_image(self._store.target, tag)
         await self._contents.publish(image, tag)
         return image
+
+    async def _run_engine(self, request: BuildRequest) -> BuiltImage:
+        redact = await asyncio.to_thread(redactor, request.secrets.values())
+        try:
+            return await self._engine.build(
+                request, lambda line: self._reporter.log(request.name, redact(line))
+            )
+        except BuildFailed as error:
+            raise redacted_failure(error, redact) from None
 
     async def _request(
         self, chunk: Chunk, inputs: Inputs, base: Image | None, directory: Path

@@ -56,6 +56,7 @@ class BuildFailed(BuilderError):
             "\n".join([f"building {name} failed: {reason}", *(f"  {line}" for line in log_tail)])
         )
         self.name = name
+        self.reason = reason
         self.log_tail = tuple(log_tail)
 
 

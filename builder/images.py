@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from builder.attestations import (
     RESULTS_MEDIA_TYPE,
     SPDX_MEDIA_TYPE,
+    ensure_listed,
     push_referrer,
     results_document,
     spdx_document,
@@ -252,10 +253,13 @@ class ImageMaker:
             tables = await self._tables(item.wanted.chunks, parts)
             layers = [("base", tables.base), *tables.chunks.items()]
             subject = item.composed.manifest_descriptor
-            spdx = spdx_document(item.wanted.name, subject, layers)
-            await in_thread(push_referrer, repository, subject, spdx, SPDX_MEDIA_TYPE)
-            results = results_document(item.results)
-            await in_thread(push_referrer, repository, subject, results, RESULTS_MEDIA_TYPE)
+            documents = {
+                SPDX_MEDIA_TYPE: spdx_document(item.wanted.name, subject, layers),
+                RESULTS_MEDIA_TYPE: results_document(item.results),
+            }
+            for media_type, document in documents.items():
+                tag = await in_thread(push_referrer, repository, subject, document, media_type)
+                await ensure_listed(repository, subject.digest, await repository.manifest(tag))
 
     async def _top(self, image: Wanted, tables: "_Tables") -> Sequence[Addition]:
         """A layer of the files that had to be merged, if any. Raises FilesConflict."""

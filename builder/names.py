@@ -1,8 +1,13 @@
 """Names of what the builder stores in a repository; dazzle's, so that people find what they know."""
 
+import re
+
+from ocikit.digest import Digest
 from ocikit.reference import is_tag
 
 _HASH_LENGTH = 64
+_PARTS = ("--chunked", "--contents", "--test", "--full", "--test-result", "--spdx", "--tests")
+_FALLBACK = re.compile(r"(sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128})")
 
 
 def base_tag(input_hash: str) -> str:
@@ -22,6 +27,16 @@ def chunked_prefix(name: str) -> str:
 def contents_tag(tag: str) -> str:
     """The tables of contents of the layers of the image under ``tag``."""
     return f"{tag.removesuffix('--chunked')}--contents"
+
+
+def fallback_tag(subject: Digest) -> str:
+    """Where the referrers of ``subject`` are listed by registries that cannot (distribution-spec v1.1)."""
+    return f"{subject.algorithm}-{subject.encoded}"
+
+
+def is_image_tag(tag: str) -> bool:
+    """Whether a tag may be an image that people run: no base, no part of one, nothing that refers to one."""
+    return not (tag.startswith("base--") or tag.endswith(_PARTS) or _FALLBACK.fullmatch(tag))
 
 
 def name_problem(name: str) -> str | None:

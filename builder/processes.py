@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from builder.errors import EngineUnavailable
 
+TIED = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") is not None else ()
+"""In front of a command: when this process is killed, so that it cannot kill the command, the kernel does."""
 _READ_BYTES = 1 << 16
 _MAX_LINE = 4000
 _TAIL_LINES = 20

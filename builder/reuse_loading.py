@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from builder.names import is_image_tag
 from builder.parallel import each
 from builder.reuse import ImageUse, image_use
 from ocikit.descriptor import Platform
@@ -10,7 +11,6 @@ from ocikit.reference import Reference, RepositoryName
 from ocikit.repository import load_image
 
 _AT_A_TIME = 16
-_PARTS = ("--chunked", "--contents", "--test", "--full", "--test-result")
 
 
 async def load_images(
@@ -33,6 +33,4 @@ async def _references(opener: RepositoryOpener, text: str) -> Sequence[Reference
         return [Reference.parse(text)]
     name = RepositoryName.parse(text)
     tags = await opener.open(name).tags()
-    return [
-        name.with_reference(tag) for tag in tags if not tag.startswith("base--") and not tag.endswith(_PARTS)
-    ]
+    return [name.with_reference(tag) for tag in tags if is_image_tag(tag)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import EngineUnavailable
-from builder.processes import end_process
+from builder.processes import TIED, end_process
 from builder.unpack import UnpackedLayers
 from builder.users import Identity, resolve_user
 from ocikit.compose import paired_layers
@@ -82,7 +82,7 @@ class Sandbox:
                 specification["report_fd"] = report_out
                 session = ("setsid", "--ctty", "--wait") if terminal else ()
                 process = await asyncio.create_subprocess_exec(
-                    *session, *_UNSHARE, sys.executable, "-I", str(_CHILD), json.dumps(specification),
+                    *TIED, *session, *_UNSHARE, sys.executable, "-I", str(_CHILD), json.dumps(specification),
                     stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                     cwd=self._layers.root, env={}, pass_fds=(report_out,), start_new_session=True,
                 )  # fmt: skip

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from builder.engine import BuildEngine, BuildRequest, BuiltImage, LogLine
 from builder.errors import BuildFailed, EngineUnavailable
-from builder.processes import run_logged
+from builder.processes import TIED, run_logged
 from ocikit.errors import OciError
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Manifest
 from servicekit.threads import in_thread
 
-_NAMESPACE = ("unshare", "--mount") if os.geteuid() == 0 else ()
+_NAMESPACE = (*TIED, "unshare", "--mount") if os.geteuid() == 0 else TIED
 """Without root buildah makes its own."""
 
 

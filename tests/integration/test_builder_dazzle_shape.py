@@ -1,5 +1,6 @@
 """A project of the size of the real one, against a real registry."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,12 +14,16 @@ from builder.build import BuildOptions, Done, Reporter
 from builder.plan import Action
 from builder.project_files import load_project
 from builder.settings import BuilderSettings
+from ocikit.digest import Digest
+from ocikit.distribution.repository import RegistryRepository
 from ocikit.manifest import Manifest
 from ocikit.opening import repositories
 from ocikit.reference import RepositoryName
-from tests.support.builder_project import Lapstrake
+from registry_facade.settings import LocalSettings
+from tests.support.builder_project import Lapstrake, write_project
 from tests.support.dazzle_shape import TarEngine, write_dazzle_shape
 from tests.support.docker_registry import DockerRegistry
+from tests.support.facade import running_facade
 
 pytestmark = [pytest.mark.component("docker-registry")]
 QUIET = Reporter(lambda _: None, lambda _name, _line: None)
@@ -184,22 +189,40 @@ async def test_each_test_of_a_unit_runs_once_for_all_the_images_that_leave_it_al
     assert again["tests"] == {"run": 0, "cached": asked, "skipped": 0}
 
 
-async def test_images_are_attested_by_referrers(
-    project: Path, settings: BuilderSettings, docker_registry: DockerRegistry
-):
-    to = f"{docker_registry.address}/attested"
+async def attest(directory: Path, address: str, settings: BuilderSettings) -> None:
+    """Pushes twice: what is listed already is not listed again."""
+    project, to = write_project(directory / "p"), f"{address}/attested"
     await build(project, to, settings, TarEngine())
-    done = Lapstrake(settings.state_dir)(
-        "combine", project, "--to", to, "--combination", "go-1.24", "--no-test", "--attest", "--json"
-    ).document
-    subject = done["combinations"][0]["digest"]
+    for _ in range(2):
+        done = Lapstrake(settings.state_dir)(
+            "combine", project, "--to", to, "--combination", "one", "--no-test", "--attest", "--json"
+        ).document
+    subject = Digest.parse(done["combinations"][0]["digest"])
     async with repositories() as opener:
         repository = opener.open(RepositoryName.parse(to))
-        kinds = set()
-        for tag in await repository.tags():
-            if tag.startswith(subject.partition(":")[2][:32]):
-                manifest = Manifest.parse((await repository.manifest(tag)).data)
-                assert manifest.subject is not None
-                assert manifest.subject.digest == subject
-                kinds.add(manifest.layers[0].media_type)
-    assert kinds == {SPDX_MEDIA_TYPE, RESULTS_MEDIA_TYPE}
+        assert isinstance(repository, RegistryRepository)
+        listed = (await repository.client.referrers(repository.repository, subject)).manifests
+        kinds = []
+        for descriptor in listed:
+            manifest = Manifest.parse((await repository.manifest(descriptor.digest)).data)
+            assert manifest.subject is not None
+            assert manifest.subject.digest == subject
+            kinds += [layer.media_type for layer in manifest.layers]
+    assert sorted(kinds) == sorted([SPDX_MEDIA_TYPE, RESULTS_MEDIA_TYPE])
+    report = Lapstrake(settings.state_dir)("reuse", "report", to, "--json").document
+    assert [cost["name"].rpartition(":")[2] for cost in report["costs"]] == ["one"]
+
+
+async def test_images_are_attested_where_the_registry_lists_no_referrers(
+    tmp_path: Path, settings: BuilderSettings, docker_registry: DockerRegistry
+):
+    await attest(tmp_path, docker_registry.address, settings)
+
+
+async def test_images_are_attested_where_the_registry_lists_referrers(
+    tmp_path: Path, settings: BuilderSettings
+):
+    local = LocalSettings(enabled=True, namespace="local", root=None)
+    async with running_facade(tmp_path / "facade", local=local) as facade:
+        address = facade.url.removeprefix("http://")
+        await asyncio.to_thread(lambda: asyncio.run(attest(tmp_path, f"{address}/local", settings)))
