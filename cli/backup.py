@@ -7,7 +7,8 @@ import click
 from cli import exit_codes
 from cli.main import run
 from cli.output import Output
-from cli.store_options import StoreChoice, choice, shown, store_options
+from cli.store_options import StoreChoice, choice, id_options, shown, store_options
+from content.archive.id_map import IdMap
 from content.backup import BackupRequest, BackupResult, back_up
 from content.journal import JournalDirectory
 from content.progress import Progress
@@ -30,12 +31,15 @@ from servicekit.units import format_size
     default=Path("~/.cache/lapstrake/content").expanduser(),
     help="Where it is noted how far an upload is. [~/.cache/lapstrake/content]",
 )
+@id_options
 @store_options
 def backup(
     directory: Path,
     excludes: tuple[str, ...],
     incarnation: int | None,
     state_dir: Path,
+    uid_map: tuple[str, ...],
+    gid_map: tuple[str, ...],
     workspace: str,
     store: str,
     s3_endpoint: str | None,
@@ -50,10 +54,10 @@ def backup(
     copied_bytes, resumed_bytes, files_read, left_out (list of {path, reason}), duration_s, note.
     """
     output = Output(as_json=as_json)
-    request = BackupRequest(
-        directory.absolute(), choice(workspace, store, None, None).workspace, excludes, incarnation
-    )
     chosen = choice(workspace, store, s3_endpoint, limit_rate)
+    request = BackupRequest(
+        directory.absolute(), chosen.workspace, excludes, incarnation, IdMap.parse(uid_map, gid_map)
+    )
     result = run(_back_up(request, chosen, JournalDirectory(state_dir.absolute()), output))
     _show(result, output)
     incomplete = any(not item.expected for item in result.left_out)

@@ -9,7 +9,8 @@ import click
 from cli import exit_codes
 from cli.main import run
 from cli.output import Output
-from cli.store_options import StoreChoice, choice, shown, store_options
+from cli.store_options import StoreChoice, choice, id_options, shown, store_options
+from content.archive.id_map import IdMap
 from content.foreign import unpack_file
 from content.progress import Progress
 from content.restore import RestoreRequest, RestoreResult
@@ -31,6 +32,7 @@ optional_store_options = functools.partial(store_options, required=False)
     metavar="FILE",
     help="Any tar instead; - is standard input.",
 )
+@id_options
 @optional_store_options
 def restore(
     directory: Path,
@@ -38,6 +40,8 @@ def restore(
     only: tuple[str, ...],
     replace: bool,
     tar_file: Path | None,
+    uid_map: tuple[str, ...],
+    gid_map: tuple[str, ...],
     workspace: str | None,
     store: str | None,
     s3_endpoint: str | None,
@@ -48,13 +52,13 @@ def restore(
 
     JSON: snapshot_id, entries, bytes, duration_s. Ends with status 3 when attributes could not be set.
     """
-    output = Output(as_json=as_json)
+    output, ids = Output(as_json=as_json), IdMap.parse(uid_map, gid_map)
     if tar_file is not None:
-        return _unpack(tar_file, directory, output, replace=replace)
+        return _unpack(tar_file, directory, output, replace=replace, ids=ids)
     if workspace is None or store is None:
         raise click.UsageError("say --workspace and --store, or --tar")
     chosen = choice(workspace, store, s3_endpoint, limit_rate)
-    request = RestoreRequest(directory.absolute(), chosen.workspace, snapshot_id, only, replace)
+    request = RestoreRequest(directory.absolute(), chosen.workspace, snapshot_id, only, replace, ids)
     result = run(_restore(request, chosen, output))
     for item in result.left_out:
         output.notes.print(f"left out: {item.path}: {item.reason}", markup=False)
@@ -73,9 +77,9 @@ def restore(
     return exit_codes.INCOMPLETE if result.left_out else exit_codes.OK
 
 
-def _unpack(tar_file: Path, directory: Path, output: Output, *, replace: bool) -> int:
+def _unpack(tar_file: Path, directory: Path, output: Output, *, replace: bool, ids: IdMap | None) -> int:
     started_s = time.monotonic()
-    unpacked = run(unpack_file(tar_file, directory.absolute(), replace=replace))
+    unpacked = run(unpack_file(tar_file, directory.absolute(), replace=replace, ids=ids))
     for item in unpacked.left_out:
         output.notes.print(f"left out: {item.path}: {item.reason}", markup=False)
     duration_s = round(time.monotonic() - started_s, 3)

@@ -54,6 +54,14 @@ def store_options(command: F, *, required: bool = True) -> F:
     return command
 
 
+def id_options(command: F) -> F:
+    """Adds --uid-map and --gid-map, for `IdMap.parse`."""
+    uids = "COUNT users from HOST on this machine are those from ARCHIVE in the snapshot; repeatable."
+    gids = "The same for groups. [as --uid-map]"
+    command = click.option("--gid-map", multiple=True, metavar="ARCHIVE:HOST:COUNT", help=gids)(command)
+    return click.option("--uid-map", multiple=True, metavar="ARCHIVE:HOST:COUNT", help=uids)(command)
+
+
 def choice(workspace: str, store: str, s3_endpoint: str | None, limit_rate: str | None) -> StoreChoice:
     """Raises InvalidWorkspace; a usage error for a rate that is none."""
     try:

@@ -203,7 +203,11 @@ class _Run:
         self._started_ns = time.time_ns()
         try:
             self._increment = await increment.plan(
-                self._store, self._parent, str(self._request.tree), self._request.excludes
+                self._store,
+                self._parent,
+                str(self._request.tree),
+                self._request.excludes,
+                self._request.ids,
             )
         except increment.FullBackupNeeded as reason:
             self.notes.append(f"full backup: {reason}")
@@ -313,6 +317,7 @@ class _Run:
             self.written.spool.count,
             self._started_ns,
             tuple(self.written.pieces),
+            self._request.ids,
         )
         file: IO[bytes] = await asyncio.to_thread(assemble, header, self.written.spool)
         try:

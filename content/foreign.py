@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from content.archive.extract import Limits, TreeWriter
+from content.archive.id_map import IdMap
 from content.archive.reader import TarReader
 from content.archive.walk import LeftOut
 from content.errors import LocalDiskError
@@ -23,20 +24,22 @@ class Unpacked:
     left_out: Sequence[LeftOut]
 
 
-async def unpack(file: BinaryIO, target: Path, *, where: str, replace: bool = False) -> Unpacked:
+async def unpack(
+    file: BinaryIO, target: Path, *, where: str, replace: bool = False, ids: IdMap | None = None
+) -> Unpacked:
     """The tree of an uncompressed tar, into a new directory. Device nodes are refused.
 
     Raises MalformedArchive, UnsafeArchiveEntry, TargetNotEmpty, LocalDiskError; the target is then as it was.
     """
     async with Staging(target, replace=replace) as staging:
         limits = Limits.of_free_space(staging.descriptor, devices=False)
-        unpacked = await asyncio.to_thread(_unpack, file, staging.descriptor, limits, where, str(target))
+        tree = TreeWriter(staging.descriptor, limits, where=str(target), ids=ids)
+        unpacked = await asyncio.to_thread(_unpack, file, tree, where)
         await staging.commit()
     return unpacked
 
 
-def _unpack(file: BinaryIO, root: int, limits: Limits, where: str, target: str) -> Unpacked:
-    tree = TreeWriter(root, limits, where=target)
+def _unpack(file: BinaryIO, tree: TreeWriter, where: str) -> Unpacked:
     reader = TarReader(file, where)
     try:
         for member in reader:
@@ -52,11 +55,13 @@ def _open(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb", 1 << 20)
 
 
-async def unpack_file(path: Path, target: Path, *, replace: bool = False) -> Unpacked:
+async def unpack_file(
+    path: Path, target: Path, *, replace: bool = False, ids: IdMap | None = None
+) -> Unpacked:
     """As `unpack`, from a file or, for ``-``, from standard input."""
     try:
         file = await asyncio.to_thread(_open, path)
     except OSError as error:
         raise LocalDiskError.from_os(str(path), error) from error
     with file:
-        return await unpack(file, target, where=str(path), replace=replace)
+        return await unpack(file, target, where=str(path), replace=replace, ids=ids)

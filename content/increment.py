@@ -14,6 +14,7 @@ from content import sidecar
 from content.archive import reuse
 from content.archive.compare import Changes, compare
 from content.archive.excludes import Excludes
+from content.archive.id_map import IdMap
 from content.archive.index import Entry, IndexReader, LineSpool, Piece, Places, parse_line
 from content.archive.reuse import CopyRange, Layout, Member
 from content.archive.walk import ROOT, LeftOut, Walk, path_key
@@ -52,7 +53,7 @@ class Increment:
 
 
 async def plan(
-    store: MultipartStore, parent: Snapshot | None, tree: str, excludes: Sequence[str]
+    store: MultipartStore, parent: Snapshot | None, tree: str, excludes: Sequence[str], ids: IdMap | None
 ) -> Increment:
     """Raises FullBackupNeeded with the reason."""
     if parent is None:
@@ -64,7 +65,7 @@ async def plan(
     index = tempfile.TemporaryFile(prefix="lapstrake-index-")  # noqa: SIM115 (belongs to the plan)
     try:
         source = await _fetch(store, parent, index)
-        return await asyncio.to_thread(_plan, index, source, parent, tree, excludes)
+        return await asyncio.to_thread(_plan, index, source, parent, tree, excludes, ids)
     except BaseException:
         index.close()
         raise
@@ -84,9 +85,16 @@ async def _fetch(store: MultipartStore, parent: Snapshot, index: IO[bytes]) -> O
 
 
 def _plan(
-    index: IO[bytes], source: ObjectInfo, parent: Snapshot, tree: str, excludes: Sequence[str]
+    index: IO[bytes],
+    source: ObjectInfo,
+    parent: Snapshot,
+    tree: str,
+    excludes: Sequence[str],
+    ids: IdMap | None,
 ) -> Increment:
     reader = IndexReader(index)
+    if reader.header.ids != ids:
+        raise FullBackupNeeded("the id map is another one")
     walk = Walk(tree, Excludes(excludes))
     limit = max(_FEW_ENTRIES, parent.entries // 2)
     changes = compare(walk, reader.lines(), reader.header.trusted_before_ns, limit=limit)

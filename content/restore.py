@@ -122,7 +122,7 @@ async def fill(
     tree = TreeWriter(place.descriptor, limits, where=place.name, ids=place.ids)
     try:
         for entry in selection.above:
-            tree.add(_directory(entry, place.ids), ())
+            tree.add(_directory(entry, selection.ids), ())
         await _extract(store, snapshot, selection, tree, progress, (pace or DiskPace()).write)
         await asyncio.to_thread(tree.finish)
     finally:

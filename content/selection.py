@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from content.archive.id_map import IdMap
 from content.archive.index import Entry, IndexReader, Places
 from content.errors import PathNotInSnapshot
 from content.objects.base import Span
@@ -32,6 +33,7 @@ class Window:
 class Selection:
     """What to restore. ``above`` are the directories over it, from the index alone; ``content_bytes`` is
     what it will take on disk, holes not counted. ``rebuilt``: the index was lost, and read from the tar.
+    ``ids`` are those of the index's header.
     """
 
     windows: list[Window] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Selection:
     tar_bytes: int = 0
     content_bytes: int = 0
     rebuilt: bool = False
+    ids: IdMap | None = None
 
 
 def choose(index: IndexReader, only: Sequence[str], snapshot_id: str) -> Selection:
@@ -50,7 +53,7 @@ def choose(index: IndexReader, only: Sequence[str], snapshot_id: str) -> Selecti
     places_of = places.tar_offset
     missing = set(only)
     offsets, lengths, crcs = array("Q"), array("Q"), array("Q")
-    selection = Selection()
+    selection = Selection(ids=index.header.ids)
     ordered = True
     for entry in index.entries():
         if only and not _wanted(entry.path, only, missing):

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 
 import zstandard
 
+from content.archive.id_map import IdMap, IdRange
 from content.errors import FormatUnsupported, LocalDiskError, ObjectCorrupt
 
 FORMAT = "lapstrake-index"
@@ -85,7 +86,7 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of an index."""
+    """The first line of an index. ``ids`` is how the owners in the lines became those in the tar."""
 
     snapshot_id: str
     tar_bytes: int
@@ -93,6 +94,7 @@ class Header:
     entries: int
     trusted_before_ns: int
     pieces: tuple[Piece, ...]
+    ids: IdMap | None = None
 
 
 class Places:
@@ -152,12 +154,24 @@ def dump_header(header: Header) -> bytes:
         "columns": COLUMNS,
         "pieces": [[p.segment, p.start, p.length, p.tar_offset, p.crc32, p.dead] for p in header.pieces],
     }
+    if header.ids is not None:
+        document["ids"] = {
+            name: [[r.archive, r.host, r.count] for r in ranges]
+            for name, ranges in (("uids", header.ids.uids), ("gids", header.ids.gids))
+        }
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
 def _piece(row: list[Any]) -> Piece:
     segment, start, length, tar_offset, crc32, dead = row
     return Piece(segment, start, length, tar_offset, crc32, tuple(Dead(*one) for one in dead))
+
+
+def _id_map(document: dict[str, Any] | None) -> IdMap | None:
+    if document is None:
+        return None
+    uids, gids = (tuple(IdRange(*row) for row in document[name]) for name in ("uids", "gids"))
+    return IdMap(uids, gids)
 
 
 def parse_header(line: bytes) -> Header:
@@ -175,6 +189,7 @@ def parse_header(line: bytes) -> Header:
             document["entries"],
             document["trusted_before_ns"],
             tuple(_piece(row) for row in document["pieces"]),
+            _id_map(document.get("ids")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ObjectCorrupt("index", "its first line is damaged") from error

@@ -150,6 +150,7 @@ class ArchiveWriter:
         uid, gid = status.st_uid, status.st_gid
         if self._ids is not None:
             uid, gid = self._ids.to_archive(found.path, uid, gid)
+            xattrs = [(key, self._ids.xattr_to_archive(found.path, key, value)) for key, value in xattrs]
         device = (os.major(status.st_rdev), os.minor(status.st_rdev)) if status.st_rdev else (0, 0)
         return Member(path, kind, status.st_mode, uid, gid, size, status.st_mtime_ns, link, device, xattrs)
 
