@@ -25,7 +25,8 @@ from registry_facade.cache.storage import Storage
 from registry_facade.composing import Composer
 from registry_facade.errors import CacheUnusable
 from registry_facade.handlers import PullHandlers
-from registry_facade.layers.made import MadeLayers
+from registry_facade.layers.opening import content_layers, walled_transport
+from registry_facade.layers.web import UrlPlaces, Web
 from registry_facade.local.handlers import LocalHandlers
 from registry_facade.local.store import LocalStore
 from registry_facade.locating import Locator
@@ -98,7 +99,8 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         )
         await stack.enter_async_context(answering_fellows(address, cache.open_own))
         sharing = SharingRules(settings.unshared_images, settings.public_images)
-        locator = Locator(upstreams, catalog, neighbours, sharing)
+        urls = UrlPlaces(Web(await stack.enter_async_context(walled_transport(settings))))
+        locator = Locator(upstreams, catalog, neighbours, sharing, urls)
         manifests = Manifests(
             upstreams,
             storage,
@@ -109,7 +111,8 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
             freshness=_freshness(settings),
         )
         provider = _provider(settings, upstreams)
-        composer = Composer(provider, manifests, cache, locator, MadeLayers(storage))
+        layers = await content_layers(settings, storage, cache, urls, stack)
+        composer = Composer(provider, manifests, cache, locator, layers)
         pulls = Pulls(manifests, composer, locator)
         handlers = PullHandlers(
             upstreams.names,

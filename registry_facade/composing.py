@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from ocikit import media_types
+from ocikit.combine import Chunk, combine
 from ocikit.compose import Addition, ComposedImage, Layer, compose, paired_layers, strip_base
 from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest
@@ -26,7 +27,7 @@ from registry_facade.cache.memory import MemoryCache
 from registry_facade.env_edits import EnvEdit, apply_env, edits_asked_by
 from registry_facade.errors import ImageSpecInvalid
 from registry_facade.image_spec import ImageLayers, ImageRef, ImageSpec, LayerSpec
-from registry_facade.layers.made import MadeLayers
+from registry_facade.layers.content_layers import ContentLayers
 from registry_facade.locating import Locator
 from registry_facade.manifests import Manifests
 from registry_facade.providers import ImageSpecProvider
@@ -67,13 +68,13 @@ class Composer:
         manifests: Manifests,
         cache: ReadThrough,
         locator: Locator,
-        made: MadeLayers,
+        layers: ContentLayers,
     ) -> None:
         self._provider = provider
         self._manifests = manifests
         self._cache = cache
         self._locator = locator
-        self._made = made
+        self._layers = layers
         self._recent: MemoryCache[str, tuple[float, RawManifest]] = MemoryCache(10_000)
         self._flights: SingleFlight[str, RawManifest] = SingleFlight()
         self._images: MemoryCache[tuple[Target, Digest], Image] = MemoryCache(4_000)
@@ -173,6 +174,11 @@ class Composer:
     async def _for_platform(
         self, spec: ImageSpec, base: Image, annotations: Mapping[str, str]
     ) -> ComposedImage:
+        if spec.chunks:
+            combined = await self._combined(spec, base)
+            if spec.is_combination:
+                return combined
+            base = as_image(combined)
         parts = [await self._part(spec, base, layer) for layer in spec.layers]
         env_edits = [*(edit for part in parts for edit in part.edits), *spec.env]
 
@@ -188,9 +194,18 @@ class Composer:
             {**annotations, **described},
         )
 
+    async def _combined(self, spec: ImageSpec, base: Image) -> ComposedImage:
+        """Base and chunks, the bytes that the builder makes of them."""
+        chunks: list[Chunk] = []
+        for ref in spec.chunks:
+            raw = (await self._manifests.get(ref.target, ref.reference)).raw
+            chunks.append(Chunk(ref.text, await self._image(ref, raw, base.config.platform)))
+        base_name = chunks[0].base_name or str(spec.base.reference)
+        return combine(base, base_name, chunks, spec.chunk_env).image
+
     async def _part(self, spec: ImageSpec, base: Image, layer: LayerSpec) -> _Part:
         if not isinstance(layer, ImageLayers):
-            made = await self._made.layer(layer)
+            made = await self._layers.layer(layer)
             history = {"created_by": "lapstrake: content layer"}
             return _Part(Addition((made,), (history,)), f"content@{made.descriptor.digest}")
         raw = (await self._manifests.get(layer.image.target, layer.image.reference)).raw
@@ -220,6 +235,15 @@ class Composer:
             raise ManifestNotFound(f"{ref.text} for {platform}")
         self._images.put((ref.target, image.raw.digest), image, 1)
         return image
+
+
+def as_image(composed: ComposedImage) -> Image:
+    """A composed image in the form that stored ones have."""
+    return Image(
+        RawManifest.of(composed.manifest_descriptor.media_type, composed.manifest),
+        Manifest.parse(composed.manifest),
+        ImageConfig.parse(composed.config),
+    )
 
 
 def _added_layers(image: Image, base: Image, layer: ImageLayers, *, gitpod_compatible: bool) -> Addition:

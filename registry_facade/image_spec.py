@@ -6,7 +6,10 @@
      "layers": [REF,                           # another image's layers, without those of the base
                 {"image": REF, "skip_layers": 1},
                 {"file": PATH, "at": "/opt/tool"},     # file or directory; a tar alone is the layer
-                {"files": {"/etc/motd": {"text": "hi", "mode": "0644"}}}],
+                {"files": {"/etc/motd": {"text": "hi", "mode": "0644"}}},
+                {"tar": URL, "digest": "sha256:...", "diff_id": "sha256:...", "media_type": "..."},
+                {"snapshot": "owner/workspace", "id": "...", "at": "/workspace"}],
+     "chunks": [REF, ...], "chunk_env": {"PATH": "merge-unique"},   # on the base, as the builder combines
      "env": {"EDITOR": "vi", "PATH": {"prepend": "/ide/bin"}, "OLD": null},
      "labels": {...}, "entrypoint": [...], "cmd": [...], "user": "...", "working_dir": "...",
      "compat": "gitpod",                       # read GITPOD_ENV_* of added images, with their meaning
@@ -18,12 +21,15 @@ Parsing is pure and reports every problem at once; unknown keys are problems.
 import base64
 import binascii
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ocikit import media_types
 from ocikit.digest import Digest
+from ocikit.env_merge import EnvAction
 from ocikit.errors import OciError
 from ocikit.reference import Reference, is_repository, parse_tag_or_digest
 from registry_facade.addressing import Target
@@ -65,13 +71,42 @@ class InlineLayer:
     files: Mapping[str, InlineFile]
 
 
-LayerSpec = ImageLayers | FileLayer | InlineLayer
+@dataclass(frozen=True, slots=True)
+class TarLayer:
+    """A layer's blob under a URL. ``diff_id`` None: as the digest when it is not compressed, else learnt."""
+
+    url: str
+    digest: Digest
+    diff_id: Digest | None = None
+    media_type: str = ""
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InlineTar:
+    """An uncompressed tar; only gitpod's protocol has it."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLayer:
+    """``snapshot_id`` empty: the newest there is when the image is composed."""
+
+    workspace: str
+    snapshot_id: str = ""
+    at: str = "/"
+
+
+LayerSpec = ImageLayers | FileLayer | InlineLayer | TarLayer | InlineTar | SnapshotLayer
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
     base: ImageRef
     layers: tuple[LayerSpec, ...] = ()
+    chunks: tuple[ImageRef, ...] = ()
+    chunk_env: Mapping[str, EnvAction] = field(default_factory=dict)
     env: tuple[EnvEdit, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     execution: Mapping[str, Any] = field(default_factory=dict)
@@ -83,11 +118,33 @@ class ImageSpec:
     @property
     def images(self) -> tuple[ImageRef, ...]:
         """Every image it is made of, the base first."""
-        return (self.base, *(layer.image for layer in self.layers if isinstance(layer, ImageLayers)))
+        layers = (layer.image for layer in self.layers if isinstance(layer, ImageLayers))
+        return (self.base, *self.chunks, *layers)
+
+    @property
+    def is_combination(self) -> bool:
+        """Whether it is base and chunks and nothing else: then its bytes are the builder's."""
+        return bool(self.chunks) and not (self.layers or self.env or self.labels or self.execution)
 
 
+LAYER_TYPES = (media_types.OCI_LAYER, media_types.OCI_LAYER_GZIP, media_types.OCI_LAYER_ZSTD)
+_WORD = re.compile(r"^[A-Za-z0-9._-]{1,200}$")
+_WORKSPACE = re.compile(r"^[A-Za-z0-9_-]{1,128}/[A-Za-z0-9_-]{1,128}$")
 _KEYS = frozenset(
-    {"base", "layers", "env", "labels", "entrypoint", "cmd", "user", "working_dir", "compat", "access"}
+    {
+        "base",
+        "layers",
+        "env",
+        "labels",
+        "entrypoint",
+        "cmd",
+        "user",
+        "working_dir",
+        "compat",
+        "access",
+        "chunks",
+        "chunk_env",
+    }
 )
 _EXECUTION = {"entrypoint": "Entrypoint", "cmd": "Cmd", "user": "User", "working_dir": "WorkingDir"}
 
@@ -142,6 +199,8 @@ class _Parser:
             self.problems.append("layers must be a list")
             layers = []
         parsed = [self._layer(item, f"layers[{at}]") for at, item in enumerate(layers)]
+        chunks = self._chunks(raw.get("chunks", []))
+        chunk_env = self._chunk_env(raw.get("chunk_env", {}))
         env = self._env(raw.get("env", {}))
         labels = self._strings(raw.get("labels", {}), "labels")
         execution = self._execution(raw)
@@ -155,6 +214,8 @@ class _Parser:
         return ImageSpec(
             base,
             made,
+            tuple(chunk for chunk in chunks if chunk is not None),
+            chunk_env,
             env,
             labels,
             execution,
@@ -197,9 +258,55 @@ class _Parser:
             case {"files": dict(files), **rest}:
                 self._unknown(rest, (), f"{where}.")
                 return self._inline(files, f"{where}.files")
+            case {"tar": str(url), **rest}:
+                self._unknown(rest, {"digest", "diff_id", "media_type", "size"}, f"{where}.")
+                return self._tar(url, rest, where)
+            case {"snapshot": str(workspace), **rest}:
+                self._unknown(rest, {"id", "at"}, f"{where}.")
+                return self._snapshot(workspace, rest, where)
             case _:
-                self._bad(where, "a REF, or an object with image, file or files")
+                self._bad(where, "a REF, or an object with image, file, files, tar or snapshot")
                 return None
+
+    def _tar(self, url: str, rest: Mapping[Any, Any], where: str) -> TarLayer | None:
+        if not url.startswith(("http://", "https://")):
+            self._bad(f"{where}.tar", "an http or https URL")
+        digest = self._digest(rest.get("digest"), f"{where}.digest")
+        diff_id = self._digest(rest["diff_id"], f"{where}.diff_id") if "diff_id" in rest else None
+        media_type, size = rest.get("media_type", ""), rest.get("size")
+        if media_type not in {"", *LAYER_TYPES}:
+            self._bad(f"{where}.media_type", " or ".join(LAYER_TYPES))
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+            self._bad(f"{where}.size", "a number of bytes")
+        return TarLayer(url, digest, diff_id, media_type, size) if digest is not None else None
+
+    def _snapshot(self, workspace: str, rest: Mapping[Any, Any], where: str) -> SnapshotLayer | None:
+        if _WORKSPACE.match(workspace) is None:
+            self._bad(f"{where}.snapshot", "owner/workspace")
+        if _WORD.match(str(rest.get("id", "x"))) is None:
+            self._bad(f"{where}.id", "the id of a snapshot")
+        at = self._place(rest.get("at", "/"), f"{where}.at")
+        return SnapshotLayer(workspace, str(rest.get("id", "")), at)
+
+    def _digest(self, text: Any, where: str) -> Digest | None:
+        try:
+            return Digest.parse(text if isinstance(text, str) else "")
+        except OciError:
+            self._bad(where, "a digest")
+            return None
+
+    def _chunks(self, raw: Any) -> list[ImageRef | None]:
+        if not isinstance(raw, list):
+            self._bad("chunks", "a list of REFs")
+            return []
+        return [self._image(item, f"chunks[{at}]") for at, item in enumerate(raw)]
+
+    def _chunk_env(self, raw: Any) -> Mapping[str, EnvAction]:
+        actions = {str(action) for action in EnvAction}
+        if not isinstance(raw, Mapping) or not all(str(value) in actions for value in raw.values()):
+            self._bad("chunk_env", f"an object of {', '.join(EnvAction)}")
+            return {}
+        return {str(name): EnvAction(value) for name, value in raw.items()}
 
     def _inline(self, files: Mapping[str, Any], where: str) -> InlineLayer | None:
         found: dict[str, InlineFile] = {}

@@ -8,6 +8,7 @@ from registry_facade.addressing import COMPOSED, Target
 from registry_facade.breaker import Breaker, Guarded
 from registry_facade.cache.catalog import Catalog
 from registry_facade.errors import CacheUnusable
+from registry_facade.layers.web import UrlPlaces
 from registry_facade.sharing import Audience, Seen, SharingRules
 from registry_facade.sources.chain import Origin
 from registry_facade.sources.neighbours import Neighbours, Place
@@ -25,11 +26,13 @@ class Locator:
         catalog: Catalog,
         neighbours: Neighbours,
         sharing: SharingRules,
+        urls: UrlPlaces,
     ) -> None:
         self._upstreams = upstreams
         self._catalog = catalog
         self._neighbours = neighbours
         self._sharing = sharing
+        self._urls = urls
         self._breakers: dict[str, Breaker] = {}
 
     async def locate(
@@ -47,12 +50,14 @@ class Locator:
         """
         size, places = await self._places(digest)
         found = self._repositories(target, places)
-        if not found and prepare is not None:
+        if not found and prepare is not None and self._urls.source(digest) is None:
             await prepare()
             size, places = await self._places(digest)
             found = self._repositories(target, places)
         shared = next((place for place in found if place.upstream in self._upstreams.names), None)
         far = [self._source(place, self._upstreams) for place in found]
+        if target.is_composed and (named := self._urls.source(digest)) is not None:
+            far.append(named)
         if via is not None:
             far.insert(0, self._source(Place(target.upstream, target.repository), via))
         audience = await self.audience(target, digest)

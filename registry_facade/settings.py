@@ -99,6 +99,10 @@ class FacadeSettings:
     default_upstream: str = setting(
         STRING, "", "The upstream for requests that name none; default: the only one configured."
     )
+    snapshot_store: str = setting(
+        STRING, "", "URL below which the content service's objects lie, for layers of workspace snapshots."
+    )
+    snapshot_token: Secret = setting(SECRET, Secret(""), "Bearer token for snapshot_store, if it takes one.")
     image_specs: Path | None = setting(PATH, None, "Directory of image specs, one <image-id>.json each.")
     workers: int = setting(INTEGER, 1, "Processes that serve; they share the port and the cache.")
     drain_s: float = setting(DURATION, 20.0, "How long running requests may take to end after SIGTERM.")
@@ -190,6 +194,10 @@ class FacadeSettings:
             found.append("facade.access.tokens_file: needed where access.mode is tokens")
         if self.access.mode != "anonymous" and self.peers and not self.peer_token:
             found.append("facade.peer_token: needed where peers are named and access is not anonymous")
+        if self.snapshot_store and not self.snapshot_store.startswith(("http://", "https://", "file:///")):
+            found.append(
+                f"facade.snapshot_store: {self.snapshot_store!r}; accepts http(s)://... or file:///DIR"
+            )
         found += [
             f"facade.private_hosts: {item!r}; accepts HOST or HOST:PORT"
             for item in self.private_hosts

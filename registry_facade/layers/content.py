@@ -12,6 +12,7 @@ import os
 import stat
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -40,8 +41,7 @@ class BuiltLayer:
 
 def build_layer(spec: FileLayer | InlineLayer, directory: Path) -> BuiltLayer:
     """Writes the layer's blob into ``directory``; blocking. Raises LayerUnavailable."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=directory)
+    descriptor, name = scratch_file(directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
             if isinstance(spec, InlineLayer):
@@ -57,6 +57,12 @@ def build_layer(spec: FileLayer | InlineLayer, directory: Path) -> BuiltLayer:
         Path(name).unlink(missing_ok=True)
         raise
     return BuiltLayer(Path(name), layer)
+
+
+def scratch_file(directory: Path) -> tuple[int, str]:
+    """(descriptor, path) of a new file, both the caller's to close and remove; blocking. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return tempfile.mkstemp(dir=directory)
 
 
 def fingerprint(spec: FileLayer | InlineLayer) -> str:
@@ -79,7 +85,7 @@ def _title(spec: FileLayer | InlineLayer) -> str:
     return f"file {spec.path}" if isinstance(spec, FileLayer) else "inline files"
 
 
-class _Hashing(io.RawIOBase):
+class Hashing(io.RawIOBase):
     """Counts and hashes what goes through to ``file``."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -105,7 +111,7 @@ class _Hashing(io.RawIOBase):
 
 
 def _tar_of_inline(spec: InlineLayer, file: IO[bytes]) -> Layer:
-    out = _Hashing(file)
+    out = Hashing(file)
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for place, item in sorted(spec.files.items()):
             entry = tarfile.TarInfo(place.lstrip("/"))
@@ -118,7 +124,7 @@ def _tar_of_path(spec: FileLayer, file: IO[bytes]) -> Layer:
     at = spec.at
     if at.endswith("/") or (at == "" and not spec.path.is_dir()):
         at = f"{at.rstrip('/')}/{spec.path.name}" if not spec.path.is_dir() else at
-    out = _Hashing(file)
+    out = Hashing(file)
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, path in _walk(spec.path, str(PurePosixPath(at or "/")).strip("/")):
             if name:
@@ -183,16 +189,23 @@ def _uncompressed(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _copy_of_tar(path: Path, file: IO[bytes]) -> Layer:
-    out = _Hashing(file)
+    out = Hashing(file)
     with path.open("rb") as raw:
         while data := raw.read(_READ_BYTES):
             out.write(data)
-    unpacked = hashlib.sha256()
-    with _uncompressed(path) as content:
-        while data := content.read(_READ_BYTES):
-            unpacked.update(data)
     descriptor = out.as_layer().descriptor
-    media_type = media_types.layer_media_type(_compression(path))
-    return Layer(
-        Descriptor(media_type, descriptor.digest, descriptor.size), Digest(f"sha256:{unpacked.hexdigest()}")
-    )
+    media_type, _, diff_id = look_into(path)
+    return Layer(Descriptor(media_type, descriptor.digest, descriptor.size), diff_id)
+
+
+def look_into(path: Path) -> tuple[str, int, Digest]:
+    """(media type, size, diff_id) of a layer's blob; blocking. Raises LayerUnavailable."""
+    unpacked = hashlib.sha256()
+    try:
+        with _uncompressed(path) as content:
+            while data := content.read(_READ_BYTES):
+                unpacked.update(data)
+        media_type = media_types.layer_media_type(_compression(path))
+        return media_type, path.stat().st_size, Digest(f"sha256:{unpacked.hexdigest()}")
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise LayerUnavailable("tar", getattr(error, "strerror", None) or str(error)) from error
