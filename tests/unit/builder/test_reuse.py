@@ -1,5 +1,6 @@
 """Reuse metrics against a brute-force oracle."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -140,9 +141,20 @@ def test_says_when_the_same_inputs_gave_another_content_and_when_inputs_changed(
     assert diff(use("a", "1"), use("b", "2")).misses[0].reason is Miss.CHANGED
 
 
-def test_the_page_draws_every_layer_and_escapes_names():
-    page = reuse_page([image("<x>", [("a", 0), ("b", 0)]), image("y", [("a", 0)])])
-    assert page.count('class="shared" style') == 2
-    assert page.count('class="own" style') == 1
+def test_the_page_draws_every_layer_to_scale_and_escapes_names():
+    images = [image("r/<x>:a", [("a", 0), ("b", 0)]), image("r/y", [("a", 0)])]
+    page = reuse_page(images)
+    assert page.count('<span class="shared l') == 2
+    assert page.count('<span class="own l') == 1
     assert "&lt;x&gt;" in page
     assert "<x>" not in page
+    widths = re.findall(r'<span class="[a-z]+ l\d+" style="width: ([0-9.]+)%', page)
+    sizes = [layer.size_bytes for one in images for layer in one.layers]
+    assert [float(width) for width in widths] == pytest.approx(
+        [100 * size / sum(sizes[:2]) for size in sizes], abs=0.001
+    )
+    assert page.count("body:has(") == 1  # what is in one image only has nowhere else to be shown
+
+
+def test_a_page_of_nothing_is_a_page():
+    assert "0 of 0 contents" in reuse_page([])
