@@ -133,6 +133,22 @@ def refcounts(images: Sequence[ImageUse]) -> Mapping[Digest, int]:
     return counts
 
 
+@dataclass(frozen=True, slots=True)
+class LayerCount:
+    """A distinct layer, where it comes from, and how many images use it."""
+
+    layer: LayerUse
+    images: int
+
+
+def layer_counts(images: Sequence[ImageUse]) -> Sequence[LayerCount]:
+    """The largest first."""
+    uses = refcounts(images)
+    layers = {layer.digest: layer for image in images for layer in image.layers}
+    ordered = sorted(layers.values(), key=lambda layer: (-layer.size_bytes, layer.digest))
+    return [LayerCount(layer, uses[layer.digest]) for layer in ordered]
+
+
 def pull_matrix(images: Sequence[ImageUse]) -> Mapping[str, Mapping[str, int]]:
     """Bytes to pull: ``matrix[a][b]`` for b on a node that has a; ``matrix[""][b]`` for b on an empty one."""
     sizes = _sizes(images)

@@ -8,7 +8,16 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from posixpath import commonprefix
 
-from builder.reuse import ImageCost, ImageUse, LayerUse, image_costs, refcount_histogram, refcounts, report
+from builder.reuse import (
+    ImageCost,
+    ImageUse,
+    LayerUse,
+    image_costs,
+    layer_counts,
+    refcount_histogram,
+    refcounts,
+    report,
+)
 from ocikit.digest import Digest
 from servicekit.units import format_size
 
@@ -50,7 +59,7 @@ def reuse_page(images: Sequence[ImageUse]) -> str:
         f'<h1>Layer reuse</h1><div class="quiet">{html.escape(prefix)}</div>',
         _figures(images), _image_table(images, uses, marks, prefix),
         "<h2>How many images use a layer</h2>", _histogram(images),
-        "<h2>The largest layers</h2>", _largest(images, uses), "</html>\n",
+        "<h2>The largest layers</h2>", _largest(images), "</html>\n",
     ])  # fmt: skip
 
 
@@ -138,10 +147,8 @@ def _meter(part: float) -> str:
     return f'<div class="meter" style="width: {20 * part:.2f}rem"></div>'
 
 
-def _largest(images: Sequence[ImageUse], uses: Mapping[Digest, int]) -> str:
+def _largest(images: Sequence[ImageUse]) -> str:
     """By bytes stored; the last column is what sharing saves."""
-    layers = {layer.digest: layer for image in images for layer in image.layers}
-    ordered = sorted(layers.values(), key=lambda layer: (-layer.size_bytes, layer.digest))[:_TOP]
     return _table(
         ("chunk", "layer", "bytes", "in", "saved by sharing"),
         (
@@ -149,10 +156,11 @@ def _largest(images: Sequence[ImageUse], uses: Mapping[Digest, int]) -> str:
                 html.escape(layer.chunk or "-"),
                 layer.digest.short,
                 format_size(layer.size_bytes),
-                _images(uses[layer.digest]),
-                format_size(layer.size_bytes * (uses[layer.digest] - 1)),
+                _images(count.images),
+                format_size(layer.size_bytes * (count.images - 1)),
             )
-            for layer in ordered
+            for count in layer_counts(images)[:_TOP]
+            for layer in [count.layer]
         ),
     )
 

@@ -28,6 +28,9 @@ def reuse() -> None:
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
 @ONE_OF_SEVERAL
 @click.option("--matrix", is_flag=True, help="Also the bytes to pull each image where another is.")
+@click.option(
+    "--layers", "list_layers", is_flag=True, help="Also each distinct layer, and the chunk it is from."
+)
 @click.option("--versions", is_flag=True, help="Each REF is a version, oldest first: also churn per chunk.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page as well.")
 @_JSON
@@ -35,6 +38,7 @@ def report_command(
     refs: tuple[str, ...],
     platform: "Platform | None",
     matrix: bool,
+    list_layers: bool,
     versions: bool,
     page: Path | None,
     as_json: bool,
@@ -43,7 +47,7 @@ def report_command(
 
     REF is an image, or a whole repository (registry/repository or oci:DIR).
     """
-    from builder.reuse import churn, image_costs, pull_matrix, refcount_histogram, report
+    from builder.reuse import churn, image_costs, layer_counts, pull_matrix, refcount_histogram, report
     from builder.reuse_page import reuse_page
 
     output = Output(as_json=as_json)
@@ -60,6 +64,19 @@ def report_command(
     }
     if matrix:
         fields["pull_bytes"] = pull_matrix(images)
+    if list_layers:
+        fields["distinct_layers"] = [
+            {
+                "digest": count.layer.digest,
+                "diff_id": count.layer.diff_id,
+                "chunk": count.layer.chunk,
+                "input_hash": count.layer.input_hash,
+                "bytes": count.layer.size_bytes,
+                "content_bytes": count.layer.content_bytes,
+                "images": count.images,
+            }
+            for count in layer_counts(images)
+        ]
     if versions:
         fields["churn"] = [dataclasses.asdict(chunk) for chunk in churn(sets)]
     if page is not None:
@@ -145,6 +162,18 @@ def _tables(output: Output, fields: Mapping[str, Any]) -> None:
             for before, row in fields["pull_bytes"].items()
         ]
         output.console.print(table(("node has", *fields["pull_bytes"][""]), rows, title="\n"))
+    if "distinct_layers" in fields:
+        rows = [
+            (
+                row["chunk"] or "-",
+                row["input_hash"][:12] or "-",
+                row["digest"].short,
+                format_size(row["bytes"]),
+                row["images"],
+            )
+            for row in fields["distinct_layers"]
+        ]
+        output.console.print(table(("chunk", "input hash", "layer", "bytes", "images"), rows, title="\n"))
     if "churn" in fields:
         rows = [
             (

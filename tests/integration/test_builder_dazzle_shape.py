@@ -185,6 +185,10 @@ async def test_each_test_of_a_unit_runs_once_for_all_the_images_that_leave_it_al
     done = lapstrake("combine", project, "--to", to, "--all", "--json").document
     assert done["tests"] == {"run": pairs, "cached": asked - pairs, "skipped": 0}
     assert pairs < asked / 4
+    report = lapstrake("reuse", "report", to, "--layers", "--json").document
+    hashes = lapstrake("project", "hash", project, "--json").document["hashes"]
+    named = {layer["chunk"]: layer["input_hash"] for layer in report["distinct_layers"]}
+    assert named == {name: hashes[name] for name in {"base", *used}}
     again = lapstrake("combine", project, "--to", to, "--all", "--json").document
     assert again["tests"] == {"run": 0, "cached": asked, "skipped": 0}
 
