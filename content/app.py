@@ -117,6 +117,7 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
             jobs=jobs,
             processes=processes,
             periodic=periodic,
+            disk=guard,
             buckets=buckets,
             job_rates=_rates(settings.job),
             readiness=readiness,

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class ContentHandlers:
             web.get("/v1/jobs/{job_id}", self.show_job),
             web.delete("/v1/jobs/{job_id}", self.cancel_job),
             web.get("/v1/jobs/{job_id}/events", self.watch_job),
+            web.get("/v1/node", self.show_node),
             web.get("/v1/limits", self.show_limits),
             web.patch("/v1/limits", self.change_limits),
             web.get("/v1/jobs/{job_id}/limits", self.show_job_limits),
@@ -256,6 +258,21 @@ class ContentHandlers:
         tree = Path(place["path"])
         answer = await safe_to_delete(node.store, Catalog(node.store, workspace), tree)
         return web.json_response(dataclasses.asdict(answer))
+
+    async def show_node(self, _request: web.Request) -> web.Response:
+        node = self._node
+        states = Counter(job.state for job in node.jobs.jobs())
+        return web.json_response(
+            {
+                "ready": not node.readiness.reasons,
+                "reasons": node.readiness.reasons,
+                "free_bytes": node.disk.free_bytes,
+                "jobs_running": states["running"],
+                "jobs_queued": states["queued"],
+                "periodic_workspaces": len(node.periodic.all()),
+                "disk_held_to_bytes_s": node.buckets.squeezed_bytes_s,
+            }
+        )
 
     async def show_limits(self, _request: web.Request) -> web.Response:
         return _rates(self._node.buckets)

@@ -1,11 +1,12 @@
 """A node's parts, and how a job is started on it, by a client or by the schedule."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from content.disk_guard import TOPIC
+from content.disk_guard import TOPIC, DiskGuard
 from content.errors import ContentError
 from content.initializers.policy import Policy
 from content.jobs import Job, JobRunner
@@ -13,9 +14,10 @@ from content.keys import Workspace
 from content.objects.base import MultipartStore
 from content.periodic import PeriodicBackups
 from content.presigning import LinkSigner
-from content.processes.parent import JobProcesses
+from content.processes.parent import JobProcessDied, JobProcesses
 from content.rates import Buckets, Rates
 from content.retention import KeepRules
+from content.staging import sweep_target
 from content.tasks import Task
 from content.turns import Pool
 from servicekit.clock import Clock, SystemClock
@@ -37,6 +39,7 @@ class Node:
     jobs: JobRunner
     processes: JobProcesses
     periodic: PeriodicBackups
+    disk: DiskGuard
     buckets: Buckets
     job_rates: Rates
     readiness: Readiness
@@ -61,7 +64,11 @@ class Node:
             return known
 
         async def work(job: Job) -> Mapping[str, Any]:
-            result = await self.processes.run(job, task)
+            try:
+                result = await self.processes.run(job, task)
+            except JobProcessDied:
+                await asyncio.to_thread(sweep_target, Path(task["path"]))
+                raise
             if pool == "final_backup":  # the workspace is gone now; what comes there later is another one
                 await self.periodic.remove(workspace)
             return result

@@ -171,6 +171,9 @@ def _paths() -> dict[str, Any]:
             "get": _operation("Show a job's rate limits.", limits, 404),
             "patch": _operation("Change a job's rate limits.", limits, 400, 404, body="Limits"),
         },
+        "/v1/node": {
+            "get": _operation("Show how the node is.", {"200": _json("Node", "With why it is not ready.")})
+        },
         "/v1/limits": {
             "get": _operation("Show the rate limits.", limits),
             "patch": _operation("Change the rate limits.", limits, 400, body="Limits"),
@@ -277,6 +280,17 @@ def _schemas() -> dict[str, Any]:
                 "exclude": _PATTERNS,
                 "incarnation": _NUMBER,
                 "every_s": number,
+            }
+        ),
+        "Node": _object(
+            {
+                "ready": {"type": "boolean"},
+                "reasons": {"type": "object", "additionalProperties": text},
+                "free_bytes": maybe,
+                "jobs_running": number,
+                "jobs_queued": number,
+                "periodic_workspaces": number,
+                "disk_held_to_bytes_s": maybe,
             }
         ),
         "Link": _object({"url": text, "expires_s": number, "bytes": number}),

@@ -55,6 +55,11 @@ class Buckets:
         return self._asked
 
     @property
+    def squeezed_bytes_s(self) -> float | None:
+        """What `squeeze` holds the disk to; None when nothing does."""
+        return self._squeeze
+
+    @property
     def disk_bytes(self) -> int:
         """Read and written so far."""
         return sum(self._buckets[way].moved_bytes for way in _DISK)

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import glob
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
@@ -90,12 +92,21 @@ class Staging:
             shutil.rmtree(self._path)
 
 
+def sweep_target(target: Path) -> list[Path]:
+    """Deletes what a crashed restore to ``target`` left. Blocking."""
+    return _sweep(target.parent.glob(f"{_PREFIX}{glob.escape(target.name)}-*"))
+
+
 def sweep(directory: Path) -> list[Path]:
     """Deletes what crashed restores left in ``directory`` or right below; those under way hold a lock.
     Blocking.
     """
+    return _sweep([*directory.glob(f"{_PREFIX}*"), *directory.glob(f"*/{_PREFIX}*")])
+
+
+def _sweep(found: Iterable[Path]) -> list[Path]:
     swept: list[Path] = []
-    for path in [*directory.glob(f"{_PREFIX}*"), *directory.glob(f"*/{_PREFIX}*")]:
+    for path in found:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:

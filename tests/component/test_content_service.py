@@ -239,6 +239,32 @@ async def test_a_job_whose_process_is_killed_fails_alone(tmp_path: Path, blkio: 
         assert (await _finished(client, job))["state"] == "done"
 
 
+async def test_what_a_killed_restore_left_is_swept_while_others_run(tmp_path: Path, blkio: Path) -> None:
+    settings = _settings(tmp_path, **{"job.cgroup": str(blkio)})
+    tree = settings.workspaces_root / "me" / "w1"
+    tree.mkdir()
+    (tree / "large").write_bytes(bytes(30 << 20))
+    async with _running(settings) as client:
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        await _finished(client, job)
+        async with client.patch("/v1/limits", json={"write_bytes_s": 1000}) as response:
+            assert response.status == 200
+        jobs = []
+        for name in ("killed", "running"):
+            _, job = await _post(client, "/v1/workspaces/me/w1/restores", {"path": f"me/{name}"})
+            jobs.append(job)
+            if name == "killed":
+                staging = settings.workspaces_root / "me"
+                await _until(lambda staging=staging: any(staging.glob(".lapstrake-staging-killed-*")))
+                procs = blkio / f"job-{job['id']}" / "cgroup.procs"
+                os.kill(int(procs.read_text()), signal.SIGKILL)
+                assert (await _finished(client, job))["state"] == "failed"
+                assert list(staging.glob(".lapstrake-staging-*")) == []
+        async with client.patch("/v1/limits", json={"write_bytes_s": None}) as response:
+            assert response.status == 200
+        assert (await _finished(client, jobs[1]))["state"] == "done"
+
+
 @pytest.mark.parametrize("way", ["read", "write", "send", "receive"])
 async def test_a_jobs_rate_holds_and_can_be_changed_while_it_runs(tmp_path: Path, way: str) -> None:
     settings = _settings(tmp_path)
@@ -392,6 +418,13 @@ async def test_a_node_short_of_space_says_so_and_stops_periodic_work_only(tmp_pa
     async with _running(settings) as client:
         async with client.get("/readyz") as response:
             assert (response.status, "disk" in (await response.json())["reasons"]) == (503, True)
+        async with client.get("/v1/node") as response:
+            node = await response.json()
+            assert (node["ready"], list(node["reasons"])) == (False, ["disk"])
+        async with client.get("/metrics") as response:
+            assert "content_disk_short 1.0" in await response.text()
+        async with client.put("/v1/workspaces/me/w1/schedule", json={"every_s": 1}) as response:
+            assert response.status == 200
         status, problem = await _post(client, "/v1/workspaces/me/w1/backups", {"kind": "periodic"})
         assert (status, "disk is short" in problem["detail"]) == (503, True)
         status, job = await _post(client, "/v1/workspaces/me/w1/backups")
