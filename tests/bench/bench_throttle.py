@@ -1,43 +1,237 @@
-"""The rate that was asked for against the rate that was achieved."""
+"""What limits hold, and what they cost: of the whole service, against MinIO on loopback.
+
+The server keeps its data in memory, as if it were another machine's disk. The neighbour is fio with 4 KiB
+random reads past the page cache, in a cgroup v2 group of its own, whose ``io.pressure`` the service follows;
+that needs root and a kernel with pressure stall information.
+"""
 
 import asyncio
 import contextlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
-from servicekit.throttle import Throttle
+import aiohttp
+
+from content.app import content_service
+from content.settings import ContentSettings
+from servicekit.lifecycle import Listener, listening
+from servicekit.settings import load
 from tests.bench.harness import Bench, Sides
+from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 
-_RATE_BYTES_S = 64 << 20
-_PIECE_BYTES = 256 << 10
-_PIECES = 128
-
-
-async def _achieved_bytes_s(tasks: int) -> float:
-    node = Throttle(_RATE_BYTES_S)
-    jobs = [Throttle(None, parent=node) for _ in range(tasks)]
-    await node.acquire(_PIECE_BYTES)  # the first piece is free; what follows pays for it
-    started_s = time.perf_counter()
-
-    async def work(job: Throttle) -> None:
-        for _ in range(_PIECES // tasks):
-            await job.acquire(_PIECE_BYTES)
-
-    async with asyncio.TaskGroup() as group:
-        for job in jobs:
-            group.create_task(work(job))
-    return _PIECES * _PIECE_BYTES / (time.perf_counter() - started_s)
+_ASKED_BYTES_S = 20 << 20
+_THROTTLED_BYTES = 320 << 20
+_TREE_BYTES = 1 << 30
+_FIO_S = 8
+_CGROUPS = Path("/sys/fs/cgroup/unified")
+_numbers = itertools.count()
 
 
-def _bench(tasks: int, bound: str) -> Bench:
+@contextlib.contextmanager
+def _server() -> Iterator[S3Server]:
+    os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = ACCESS_KEY, SECRET_KEY
+    memory = Path("/dev/shm")  # noqa: S108 (a directory of our own in it)
+    root = Path(tempfile.mkdtemp(prefix="lapstrake-bench-", dir=memory if memory.is_dir() else None))
+    try:
+        with s3_server("minio", root) as server:
+            yield server
+    finally:
+        shutil.rmtree(root)
+
+
+class _Service:
+    """A node's agent, asked over HTTP."""
+
+    def __init__(self, client: aiohttp.ClientSession) -> None:
+        self._client = client
+
+    async def start(self, tree: str, workspace: str) -> dict:
+        asked = {"path": tree}
+        async with self._client.post(f"/v1/workspaces/bench/{workspace}/backups", json=asked) as response:
+            return await response.json()
+
+    async def cancel(self, job: dict) -> None:
+        async with self._client.delete(f"/v1/jobs/{job['id']}"):
+            pass
+
+    async def end_of(self, job: dict) -> dict:
+        async with self._client.get(f"/v1/jobs/{job['id']}/events") as response:
+            text = await response.text()
+        return json.loads(text.rpartition("data: ")[2])
+
+    async def forget(self, workspace: str) -> None:
+        path = f"/v1/workspaces/bench/{workspace}/snapshots"
+        async with self._client.get(path) as response:
+            snapshots = (await response.json())["snapshots"]
+        for snapshot in snapshots:
+            async with self._client.delete(f"{path}/{snapshot['id']}"):
+                pass
+
+
+@contextlib.asynccontextmanager
+async def _service(server: S3Server, root: Path, **flags: str) -> AsyncIterator[_Service]:
+    given = {
+        "store": f"s3://{server.bucket}/bench",
+        "s3_endpoint": server.endpoint,
+        "workspaces_root": str(root),
+        "state_dir": str(root.parent / "state"),
+        "backups": "4",
+        **flags,
+    }
+    settings = load(ContentSettings, "content", environ={}, flags=given)
+    async with (
+        content_service(settings) as (app, _),
+        listening([Listener(app, "127.0.0.1", 0)], drain_s=5) as [(host, port)],
+        aiohttp.ClientSession(f"http://{host}:{port}", timeout=aiohttp.ClientTimeout(total=None)) as client,
+    ):
+        yield _Service(client)
+
+
+def _tree(directory: Path, name: str, size_bytes: int) -> Path:
+    """Of files of 16 MiB, on the disk."""
+    root = directory / "workspaces"
+    (root / name).mkdir(parents=True)
+    noise = os.urandom(16 << 20)
+    for number in range(size_bytes // len(noise)):
+        (root / name / f"file-{number}").write_bytes(noise)
+    os.sync()
+    return root
+
+
+async def _rate(server: S3Server, root: Path, trees: Sequence[str]) -> float:
+    """Bytes per second of all jobs together, from the first one's start to the last one's end."""
+    async with _service(server, root, send_rate_bytes_s=f"{_ASKED_BYTES_S}B/s") as service:
+        names = {tree: f"{tree}-{next(_numbers)}" for tree in trees}
+        jobs = [await service.start(tree, name) for tree, name in names.items()]
+        ends = [await service.end_of(job) for job in jobs]
+        for name in names.values():
+            await service.forget(name)
+    sent = sum(end["result"]["sent_bytes"] for end in ends)
+    return sent / (max(end["ended_s"] for end in ends) - min(end["started_s"] for end in ends))
+
+
+def _throttle(jobs: int) -> Bench:
     @contextlib.contextmanager
-    def sides(_directory: Path) -> Iterator[Sides]:
-        yield Sides(ours=lambda: asyncio.run(_achieved_bytes_s(tasks)), peer=lambda: float(_RATE_BYTES_S))
+    def sides(directory: Path) -> Iterator[Sides]:
+        trees = [f"tree-{number}" for number in range(jobs)]
+        for tree in trees:
+            root = _tree(directory, tree, _THROTTLED_BYTES // jobs)
+        with _server() as server:
 
-    name = f"throttle: achieved rate, {tasks} job{'s' * (tasks > 1)}, {bound[:2]} asked"
-    return Bench(name, "the rate asked", "B/s", bound, sides)
+            def ours() -> float:
+                rate = asyncio.run(_rate(server, root, trees))
+                print(f"  {rate / (1 << 20):.2f} MiB/s of {_ASKED_BYTES_S >> 20} MiB/s")
+                return max(rate, _ASKED_BYTES_S**2 / rate)  # as far over as it was under
+
+            yield Sides(ours=ours, peer=lambda: float(_ASKED_BYTES_S))
+
+    name = f"throttle: 20 MiB/s, {jobs} job{'s' * (jobs > 1)}, farthest off"
+    return Bench(name, "the rate asked", "B/s", "<= 1.05", sides, ("minio",), rounds=2)
+
+
+@contextlib.contextmanager
+def _group(name: str) -> Iterator[Path]:
+    group = _CGROUPS / f"lapstrake-bench-{name}-{os.getpid()}"
+    group.mkdir()
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def _fio(file: Path, group: Path) -> float:
+    """4 KiB random reads per second."""
+    command = ["fio", "--name=neighbour", f"--filename={file}", "--rw=randread", "--bs=4k", "--direct=1"]
+    command += ["--ioengine=psync", "--time_based", f"--runtime={_FIO_S}", "--output-format=json"]
+    enter = f'echo $$ > {group}/cgroup.procs && exec "$@"'
+    done = subprocess.run(["sh", "-c", enter, "sh", *command], check=True, capture_output=True)
+    return float(json.loads(done.stdout)["jobs"][0]["read"]["iops"])
+
+
+def _drop_caches() -> None:
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def _neighbour(*, followed: bool) -> Bench:
+    @contextlib.contextmanager
+    def sides(directory: Path) -> Iterator[Sides]:
+        root = _tree(directory, "tree", _TREE_BYTES)
+        file = directory / "neighbour"
+        file.write_bytes(os.urandom(16 << 20) * 32)
+        with _server() as server, _group("neighbour") as group:
+
+            async def during_a_backup() -> float:
+                flags = {"pressure.files": f"{group}/io.pressure"} if followed else {}
+                async with _service(server, root, **flags) as service:
+                    job = await service.start("tree", f"neighbour-{next(_numbers)}")
+                    found = await asyncio.to_thread(_fio, file, group)
+                    await service.cancel(job)
+                    end = await service.end_of(job)
+                print(f"  {end['state']} after {end['bytes'] / (1 << 20):.0f} MiB in {_FIO_S} s")
+                return found
+
+            def ours() -> float:
+                _drop_caches()
+                return asyncio.run(during_a_backup())
+
+            def peer() -> float:
+                _drop_caches()
+                return _fio(file, group)
+
+            yield Sides(ours=ours, peer=peer)
+
+    name = f"throttle: neighbour's reads during a backup, controller {'on' if followed else 'off'}"
+    bound = ">= 0.85" if followed else ""
+    return Bench(name, "fio alone", "IOPS", bound, sides, ("minio", "fio"), rounds=3)
+
+
+@contextlib.contextmanager
+def _idle(directory: Path) -> Iterator[Sides]:
+    """A cold backup, with a neighbour that does nothing followed, and without."""
+    root = _tree(directory, "tree", _TREE_BYTES)
+
+    async def backup(server: S3Server, flags: dict[str, str]) -> float:
+        async with _service(server, root, **flags) as service:
+            name = f"idle-{next(_numbers)}"
+            end = await service.end_of(await service.start("tree", name))
+            await service.forget(name)
+        return float(end["ended_s"] - end["started_s"])
+
+    with _server() as server, _group("idle") as group:
+
+        def timed(flags: dict[str, str]) -> Callable[[], float]:
+            def side() -> float:
+                _drop_caches()
+                time.sleep(1)
+                return asyncio.run(backup(server, flags))
+
+            return side
+
+        files = {"pressure.files": f"{group}/io.pressure"}
+        yield Sides(ours=timed(files), peer=timed({}))
 
 
 def benches() -> list[Bench]:
-    return [_bench(tasks, bound) for tasks in (1, 8) for bound in ("<= 1.05", ">= 0.90")]
+    found = [_throttle(1), _throttle(4)]
+    if (_CGROUPS / "io.pressure").exists() and os.access(_CGROUPS, os.W_OK):
+        found += [_neighbour(followed=True), _neighbour(followed=False)]
+        found.append(
+            Bench(
+                "throttle: cold backup, idle disk",
+                "no controller",
+                "s",
+                "<= 1.05",
+                _idle,
+                ("minio",),
+                rounds=3,
+            )
+        )
+    return found
