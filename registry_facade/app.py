@@ -39,7 +39,7 @@ from registry_facade.providers import DirectorySpecs, ImageSpecProvider, NoSpecs
 from registry_facade.pulls import Pulls
 from registry_facade.settings import FacadeSettings, WarmSettings
 from registry_facade.sharing import SharingRules
-from registry_facade.sources.fellows import answering_fellows
+from registry_facade.sources.fellows import answering_fellows, metrics_of
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
 from registry_facade.tenancy.opening import gate_of
@@ -47,10 +47,10 @@ from registry_facade.warming.handlers import WarmHandlers
 from registry_facade.warming.metrics import WarmMetrics
 from registry_facade.warming.schedule import keep_warm, this_platform
 from registry_facade.warming.warmer import Warmer
-from registry_facade.workers import Workers, held_port
+from registry_facade.workers import Seat, Workers, held_port
 from servicekit.backoff import Backoff
 from servicekit.lifecycle import Listener, ListenFailed, is_loopback, serve_until_signal
-from servicekit.metrics import Metrics
+from servicekit.metrics import Metrics, merged
 from servicekit.tasks import BackgroundTasks
 from servicekit.tls import ServerTls
 from servicekit.web import Readiness, operations_routes
@@ -72,8 +72,11 @@ class Facade:
 
 
 @contextlib.asynccontextmanager
-async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
-    """All parts running, until the block ends. Raises CacheUnusable for a cache that cannot be opened."""
+async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIterator[Facade]:
+    """All parts running, until the block ends. Raises CacheUnusable for a cache that cannot be opened.
+
+    ``seat`` is this process's place where it is one of several workers.
+    """
     metrics = Metrics(process=True)
     counted = FacadeMetrics.on(metrics)
     readiness = Readiness()
@@ -87,17 +90,17 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         neighbours = await stack.enter_async_context(
             neighbours_of(settings, metrics, background, peer_metrics, catalog)
         )
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="lapstrake-"))
-        address = Path(directory) / "worker.sock"
+        if seat is None:
+            seat = Seat(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lapstrake-"))))
         cache = ReadThrough(
             storage,
             counted,
             background,
             linger_s=settings.linger_s,
-            claims=Claims(settings.cache_dir / "partial", str(address)),
+            claims=Claims(settings.cache_dir / "partial", str(seat.address)),
             neighbours=neighbours,
         )
-        await stack.enter_async_context(answering_fellows(address, cache.open_own))
+        await stack.enter_async_context(answering_fellows(seat.address, cache.open_own, metrics.render))
         sharing = SharingRules(settings.unshared_images, settings.public_images)
         urls = UrlPlaces(Web(await stack.enter_async_context(walled_transport(settings))))
         locator = Locator(upstreams, catalog, neighbours, sharing, urls)
@@ -135,7 +138,7 @@ async def facade(settings: FacadeSettings) -> AsyncIterator[Facade]:
         log = AccessLog(sys.stderr)
         stack.callback(log.flush)
         tls = await _tls(settings, stack)
-        made = _applications(settings, metrics, readiness, routes, log)
+        made = _applications(settings, metrics, readiness, routes, log, seat)
         if settings.admin_listen is not None or is_loopback(settings.listen[0]):
             made.operations.add_routes(WarmHandlers(warmer).routes())
         yield dataclasses.replace(made, tls=tls)
@@ -195,12 +198,19 @@ def _applications(
     readiness: Readiness,
     routes: Sequence[web.RouteDef],
     log: AccessLog,
+    seat: Seat,
 ) -> Facade:
+    async def of_all_workers() -> bytes:
+        return merged(
+            dict(sorted({str(seat.number): metrics.render(), **await metrics_of(seat.fellows)}.items())),
+            "worker",
+        )
+
     pulls = web.Application(middlewares=[access_middleware(metrics, log)])
     operations = pulls
     if settings.admin_listen is not None:
         operations = web.Application()
-    operations.add_routes(operations_routes(metrics, readiness))
+    operations.add_routes(operations_routes(metrics, readiness, of_all_workers if seat.count > 1 else None))
     pulls.add_routes(routes)
     return Facade(pulls, operations, readiness)
 
@@ -260,10 +270,14 @@ async def serve(
     settings: FacadeSettings,
     on_started: Callable[[list[tuple[str, int]]], None],
     *,
-    shared_port: bool = False,
+    seat: Seat | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT; ``on_started`` gets the bound addresses, pulls first."""
-    async with facade(settings) as running:
+    """Serves until SIGTERM or SIGINT; ``on_started`` gets the bound addresses, pulls first.
+
+    With a ``seat`` the ports are shared with fellow workers.
+    """
+    shared_port = seat is not None
+    async with facade(settings, seat) as running:
         tls = running.tls.context if running.tls is not None else None
         listeners = [Listener(running.pulls, *settings.listen, tls=tls, reuse_port=shared_port)]
         if settings.admin_listen is not None:
@@ -280,9 +294,11 @@ def serve_with_workers(settings: FacadeSettings, on_started: Callable[[list[tupl
         admin = _held(stack, settings.admin_listen) if settings.admin_listen is not None else None
         fixed = dataclasses.replace(settings, listen=pulls, admin_listen=admin)
         addresses = [pulls] if admin is None else [pulls, admin]
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lapstrake-")))
 
-        def work(ready: Callable[[], None]) -> None:
-            asyncio.run(serve(fixed, lambda _: ready(), shared_port=True))
+        def work(number: int, ready: Callable[[], None]) -> None:
+            seat = Seat(directory, number, settings.workers)
+            asyncio.run(serve(fixed, lambda _: ready(), seat=seat))
 
         return Workers(settings.workers, work, lambda: on_started(addresses)).run()
 

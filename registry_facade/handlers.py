@@ -1,5 +1,6 @@
 """The pull half of the distribution API: from a request to what answers it."""
 
+import time
 from dataclasses import dataclass
 
 import structlog
@@ -142,11 +143,11 @@ class PullHandlers:
             return web.Response(status=304, headers=content_headers(digest, BLOB_TYPE, target.namespace))
         if request.method == "HEAD":
             return await self._blob_head(target, digest, locate)
-        asked = asked_ranges(request, digest)
+        asked, started_s = asked_ranges(request, digest), time.perf_counter()
         start = max(0, asked[0].start) if asked else 0
         async with self.cache.open(digest, locate, start=start) as blob:
             chosen = plan(asked, blob.size)
-            sender = BlobSender(request, self.metrics)
+            sender = BlobSender(request, self.metrics, started_s)
             self.metrics.blob_requests.labels(blob.served_from).inc()
             try:
                 return await sender.send(digest, blob, chosen, target.namespace)

@@ -19,6 +19,7 @@ class FacadeMetrics:
     hedges: Counter
     slow_sources: Counter
     downloads: Gauge
+    readers_waiting: Gauge
     first_byte_s: Histogram
     broken_off: Counter
     corrupt_entries: Counter
@@ -46,6 +47,9 @@ class FacadeMetrics:
                 "facade_slow_sources", "Blobs taken from a source that was too slow.", ["source"]
             ),
             metrics.gauge("facade_downloads_in_flight", "Blobs being downloaded."),
+            metrics.gauge(
+                "facade_readers_waiting", "Readers of blobs that wait for bytes which are on their way."
+            ),
             metrics.histogram(
                 "facade_blob_first_byte_seconds", "From request to the first byte of a blob.", ["source"]
             ),

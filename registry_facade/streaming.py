@@ -7,6 +7,7 @@ would make a short blob look complete.
 import asyncio
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,17 +100,19 @@ def blob_headers(digest: Digest, chosen: Plan, namespace: str) -> dict[str, str]
 
 
 class BlobSender:
-    """Sends one answer. The response is prepared only when its first byte is there."""
+    """Sends one answer, asked for at ``started_s``. It is prepared only when its first byte is there."""
 
-    def __init__(self, request: web.Request, metrics: FacadeMetrics) -> None:
+    def __init__(self, request: web.Request, metrics: FacadeMetrics, started_s: float | None = None) -> None:
         self._request = request
         self._metrics = metrics
+        self._started_s = started_s if started_s is not None else time.perf_counter()
         self.sent_bytes = 0
 
     async def send(self, digest: Digest, blob: OpenBlob, chosen: Plan, namespace: str) -> web.StreamResponse:
         """Raises OciErrors that come before the first byte; later ones break the connection."""
         if isinstance(blob, MemoryBlob) and chosen.status == 200 and may_be_ready(self._request):
             self.sent_bytes = blob.size
+            self._first_byte(blob)
             return ReadyResponse(ready_head(digest, BLOB_TYPE, blob.size, namespace), blob.data)
         headers = blob_headers(digest, chosen, namespace)
         if blob.served_from == "memory" and not chosen.is_multipart:
@@ -117,6 +120,7 @@ class BlobSender:
             async for part in blob.parts(item):
                 if isinstance(part, bytes):
                     self.sent_bytes = len(part)
+                    self._first_byte(blob)
                     return web.Response(status=chosen.status, body=part, headers=headers)
         response = web.StreamResponse(status=chosen.status, headers=headers)
         try:
@@ -132,6 +136,10 @@ class BlobSender:
             self._break_off(digest, error)
         return response
 
+    def _first_byte(self, blob: OpenBlob) -> None:
+        elapsed_s = time.perf_counter() - self._started_s
+        self._metrics.first_byte_s.labels(blob.served_from).observe(elapsed_s)
+
     async def _prepare(self, response: web.StreamResponse) -> None:
         if not response.prepared:
             await response.prepare(self._request)
@@ -141,7 +149,9 @@ class BlobSender:
     ) -> None:
         headed = not chosen.is_multipart
         async for part in blob.parts(item):
-            await self._prepare(response)
+            if not response.prepared:
+                self._first_byte(blob)
+                await self._prepare(response)
             if not headed:
                 await response.write(_part_head(chosen, item))
                 headed = True

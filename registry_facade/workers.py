@@ -12,14 +12,37 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
 _log = structlog.get_logger(__name__)
 _RESTART_S = 1.0
 
-Work = Callable[[Callable[[], None]], None]
-"""What a worker does until SIGTERM; it calls its argument once, when it serves."""
+Work = Callable[[int, Callable[[], None]], None]
+"""What worker number ... does until SIGTERM; it calls its second argument once, when it serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A worker's place among ``count``, from 0; who replaces it takes the same one."""
+
+    directory: Path
+    number: int = 0
+    count: int = 1
+
+    @property
+    def address(self) -> Path:
+        """The Unix socket where it answers its fellows."""
+        return self._address(self.number)
+
+    @property
+    def fellows(self) -> dict[str, Path]:
+        """The sockets of the others by their numbers."""
+        return {str(number): self._address(number) for number in range(self.count) if number != self.number}
+
+    def _address(self, number: int) -> Path:
+        return self.directory / f"worker-{number}.sock"
 
 
 @contextlib.contextmanager
@@ -39,7 +62,8 @@ class Workers:
     count: int
     work: Work
     on_ready: Callable[[], None]
-    _children: dict[int, float] = field(default_factory=dict)
+    _children: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """The number of each process and when it began."""
     _stopping: bool = False
 
     def run(self) -> int:
@@ -47,8 +71,8 @@ class Workers:
         reader, writer = os.pipe()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        for _ in range(self.count):
-            self._fork(reader, writer)
+        for seat in range(self.count):
+            self._fork(seat, reader, writer)
         self._await_ready(reader)
         return self._supervise(reader, writer)
 
@@ -58,17 +82,17 @@ class Workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
-    def _fork(self, reader: int, writer: int) -> None:
+    def _fork(self, seat: int, reader: int, writer: int) -> None:
         pid = os.fork()
         if pid:
-            self._children[pid] = time.monotonic()
+            self._children[pid] = (seat, time.monotonic())
             return
         status = 1
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             os.close(reader)
-            self.work(lambda: _report(writer))
+            self.work(seat, lambda: _report(writer))
             status = 0
         except Exception:  # noqa: BLE001 (the boundary of a process)
             _log.exception("worker_failed")
@@ -94,13 +118,13 @@ class Workers:
         worst = 0
         while self._children:
             pid, raw = os.waitpid(-1, 0)
-            started_s = self._children.pop(pid)
+            seat, started_s = self._children.pop(pid)
             status = os.waitstatus_to_exitcode(raw)
             worst = worst or int(status != 0 and self._stopping)
             if not self._stopping:
                 _log.error("worker_died", pid=pid, status=status)
                 time.sleep(max(0.0, started_s + _RESTART_S - time.monotonic()))
-                self._fork(reader, writer)
+                self._fork(seat, reader, writer)
         return worst
 
 

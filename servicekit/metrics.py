@@ -4,7 +4,7 @@ Each package declares its collectors in its own ``metrics.py`` as a dataclass bu
 come from closed sets (route patterns, source names, outcomes), never from digests or names of people.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
@@ -37,3 +37,32 @@ class Metrics:
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
+
+
+def merged(expositions: Mapping[str, bytes], label: str) -> bytes:
+    """Several processes' expositions as one: each sample says by ``label`` whose it is.
+
+    Nothing is added up: a counter that begins again with its process is then seen as just that.
+    """
+    families: dict[str, list[str]] = {}
+    for owner, exposition in expositions.items():
+        mark, lines = f'{label}="{owner}"', families.setdefault("", [])
+        for line in exposition.decode().splitlines():
+            if line.startswith("# HELP "):
+                lines = families.setdefault(line, [])
+            elif line.startswith("#"):
+                if not lines:
+                    lines.append(line)
+            else:
+                lines.append(_marked(line, mark))
+    return "".join(
+        f"{line}\n" for head, lines in families.items() for line in (head, *lines) if line
+    ).encode()
+
+
+def _marked(sample: str, mark: str) -> str:
+    name, brace, rest = sample.partition("{")
+    if brace:
+        return f"{name}{{{mark},{rest}"
+    name, _, value = sample.partition(" ")
+    return f"{name}{{{mark}}} {value}"

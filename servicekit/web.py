@@ -97,8 +97,10 @@ def _route_pattern(request: web.Request) -> str:
     return resource.canonical if resource is not None else "unmatched"
 
 
-def operations_routes(metrics: Metrics, readiness: Readiness) -> list[web.RouteDef]:
-    """``/livez``, ``/readyz`` and ``/metrics``."""
+def operations_routes(
+    metrics: Metrics, readiness: Readiness, render: Callable[[], Awaitable[bytes]] | None = None
+) -> list[web.RouteDef]:
+    """``/livez``, ``/readyz`` and ``/metrics``; ``render`` makes the last where ``metrics`` is not all."""
 
     async def livez(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -108,6 +110,7 @@ def operations_routes(metrics: Metrics, readiness: Readiness) -> list[web.RouteD
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def exposition(_request: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        body = metrics.render() if render is None else await render()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     return [web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", exposition)]

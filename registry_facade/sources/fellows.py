@@ -4,8 +4,9 @@ Each worker answers on a Unix socket for the blobs it is downloading or has. A r
 on elsewhere, in the same answer: the cache is asked again, and this process may take over the download.
 """
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ocikit.errors import BlobNotFound, OciError, SourceUnavailable
 from ocikit.ranges import ByteRange, ContentRange, parse_range_header
 from registry_facade.open_blob import OpenBlob, Part, read_parts
 
+_SOON = aiohttp.ClientTimeout(total=1.0)
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=120.0)
 Reopen = Callable[[int], AbstractAsyncContextManager[OpenBlob]]
 """Opens the blob anew, to read from a position on."""
@@ -83,9 +85,32 @@ OpenOwn = Callable[[Digest], AbstractAsyncContextManager[OpenBlob]]
 """Opens what this process is downloading or has. Raises BlobNotFound."""
 
 
+async def metrics_of(fellows: Mapping[str, Path]) -> dict[str, bytes]:
+    """The expositions of those that answer soon."""
+
+    async def ask(address: Path) -> bytes | None:
+        connector = aiohttp.UnixConnector(path=str(address))
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, timeout=_SOON) as session,
+                session.get("http://worker/metrics") as response,
+            ):
+                return await response.read() if response.status == 200 else None
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+
+    found = await asyncio.gather(*map(ask, fellows.values()))
+    return {name: text for name, text in zip(fellows, found, strict=True) if text is not None}
+
+
 @contextlib.asynccontextmanager
-async def answering_fellows(address: Path, open_own: OpenOwn) -> AsyncIterator[None]:
-    """Serves this process's blobs on the Unix socket ``address`` while the block lasts."""
+async def answering_fellows(
+    address: Path, open_own: OpenOwn, render: Callable[[], bytes]
+) -> AsyncIterator[None]:
+    """Serves this process's blobs and metrics on the Unix socket ``address`` while the block lasts."""
+
+    async def exposition(_request: web.Request) -> web.Response:
+        return web.Response(body=render())
 
     async def blob(request: web.Request) -> web.StreamResponse:
         try:
@@ -95,6 +120,7 @@ async def answering_fellows(address: Path, open_own: OpenOwn) -> AsyncIterator[N
             return web.Response(status=404, text=str(error))
 
     app = web.Application()
+    app.router.add_get("/metrics", exposition)
     app.router.add_get("/{digest}", blob)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()

@@ -177,7 +177,7 @@ class ReadThrough:
         blob = await stack.enter_async_context(download.attached())
         descriptor = blob.duplicate()
         stack.callback(os.close, descriptor)
-        return _ComingBlob(download, blob, descriptor)
+        return _ComingBlob(download, blob, descriptor, self._metrics)
 
     def _is_coming(self, digest: Digest) -> bool:
         download = self._downloads.get(digest)
@@ -257,6 +257,7 @@ class _ComingBlob:
     download: Download
     blob: GrowingBlob
     descriptor: int
+    metrics: FacadeMetrics
     served_from: str = "download"
 
     @property
@@ -266,7 +267,8 @@ class _ComingBlob:
     async def parts(self, wanted: ContentRange) -> AsyncGenerator[Part, None]:
         at = wanted.start
         while at < wanted.stop:
-            until = min(wanted.stop, await self.download.wait_readable(self.blob, at, wanted.stop))
+            with self.metrics.readers_waiting.track_inprogress():
+                until = min(wanted.stop, await self.download.wait_readable(self.blob, at, wanted.stop))
             yield FileSpan(self.descriptor, at, until)
             at = until
 

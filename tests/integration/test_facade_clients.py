@@ -26,7 +26,6 @@ from tests.support.containerd import Containerd
 from tests.support.docker_registry import DockerRegistry, DockerRegistryFactory
 from tests.support.facade import facade_process, metric_value
 from tests.support.images import BUSYBOX, made_layer, push_image
-from tests.support.scripted_registry import scripted_registry
 
 SHARED = made_layer({"usr/share/large": os.urandom(2 << 20)})
 ONE = made_layer({"opt/one": os.urandom(1 << 20)})
@@ -360,51 +359,6 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
     argv = [sys.executable, "-c", "from cli.main import main; main()", *arguments]
     return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
-
-
-async def test_several_workers_share_one_download_and_survive_the_death_of_its_owner(tmp_path: Path) -> None:
-    """The worker that downloads is killed in the middle; readers of the others notice nothing."""
-    data = os.urandom(12 << 20)
-    async with scripted_registry() as upstream:
-        digest = upstream.add_blob(data)
-        upstream.bytes_per_s = 6 << 20
-
-        def pull(url: str, start: int) -> bytes:
-            request = urllib.request.Request(f"{url}/v2/x/blobs/{digest}")  # noqa: S310 (our own http URL)
-            if start:
-                request.add_header("Range", f"bytes={start}-")
-            with urllib.request.urlopen(request) as answer:  # noqa: S310 (our own http URL)
-                return answer.read()
-
-        def whole(url: str) -> bytes:
-            """As containerd does: a break is resumed where it happened."""
-            got = b""
-            while len(got) < len(data):
-                try:
-                    got += pull(url, len(got))
-                except http.client.IncompleteRead as broken:
-                    got += broken.partial
-                except (ConnectionError, urllib.error.URLError):
-                    continue
-            return got
-
-        arguments = ("--upstream", f"hub.test={upstream.origin}", "--workers", "3")
-        with facade_process(tmp_path, *arguments) as facade:
-            readers = [asyncio.create_task(asyncio.to_thread(whole, facade.url)) for _ in range(8)]
-            async with asyncio.timeout(20):
-                while upstream.sent_bytes[digest] < 2 << 20:
-                    await asyncio.sleep(0.01)
-            assert upstream.count("GET", "/blobs/") == 1
-            owner = await asyncio.to_thread(lock_owner, tmp_path / "cache" / "partial")
-            os.kill(owner, signal.SIGKILL)
-            assert all(got == data for got in await asyncio.gather(*readers))
-            assert upstream.sent_bytes[digest] <= 2.1 * len(data)  # the dead one's share, and one download
-
-
-def lock_owner(directory: Path) -> int:
-    """The process that says it downloads the one blob there."""
-    (claim,) = directory.glob("*.claim")
-    return int(claim.read_text().splitlines()[1])
 
 
 async def test_explain_and_pin_beside_a_running_facade(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ class Fault:
 
 @dataclass
 class ScriptedRegistry:
-    """``faults`` go to blob requests in turn; ``always`` to all that find none there."""
+    """``faults`` go to blob requests in turn; ``always`` to all that find none there.
+
+    Each answer waits for ``gate`` at byte ``gate_at``.
+    """
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -43,6 +46,7 @@ class ScriptedRegistry:
     realm: str = ""
     bytes_per_s: float | None = None
     gate: asyncio.Event | None = None
+    gate_at: int = 1
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     sent_bytes: Counter[str] = field(default_factory=Counter)
     open_blobs: int = 0
@@ -130,7 +134,7 @@ class ScriptedRegistry:
         stop = fault.at if fault is not None and fault.kind in {"truncate", "reset", "freeze"} else len(body)
         at = 0
         while at < min(stop, len(body)):
-            if self.gate is not None and at:
+            if self.gate is not None and at >= self.gate_at:
                 await self.gate.wait()
             piece = body[at : min(at + _PIECE_BYTES, stop)]
             await self._throttle(len(piece))
