@@ -16,15 +16,27 @@
 Class names are shared with `ocikit.errors` where the meaning is; exit statuses are by these names.
 """
 
-from typing import Self
+from typing import Any, Self
 
 from servicekit.redact import redact_url
 
 
 class ContentError(Exception):
-    """The root of everything `content` raises on purpose; messages are one line and name the object."""
+    """The root of everything `content` raises on purpose; messages are one line and name the object.
+
+    Goes through pickle as it is, whatever its constructor takes.
+    """
 
     retryable = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revived, (type(self), self.args), self.__dict__
+
+
+def _revived(kind: type[ContentError], args: tuple[object, ...]) -> ContentError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class NotFound(ContentError, LookupError):

@@ -10,20 +10,20 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from content import sidecar, transfer, workers
-from content.archive import crc32
 from content.archive.extract import Limits, TreeWriter, safe_path
 from content.archive.id_map import IdMap
 from content.archive.index import Entry, IndexReader
-from content.archive.reader import BufferSource, TarReader
+from content.archive.reader import TarReader
 from content.archive.tar_format import DIRECTORY, Member
 from content.archive.walk import LeftOut
 from content.catalog import Catalog
-from content.errors import ArchiveCorrupt, LocalDiskError, MalformedArchive
+from content.errors import ArchiveCorrupt, LocalDiskError
+from content.extractors import WORTHWHILE_WINDOWS, Extractors
 from content.keys import Workspace
 from content.objects.base import ObjectSource, ObjectStore
 from content.progress import Progress
@@ -161,55 +161,33 @@ async def _extract(
     progress: Progress,
     written: Bucket,
 ) -> None:
-    async def restored(window: Window) -> None:
-        await _restore_window(store, snapshot, window, tree, written)
-        progress.bytes += window.span.length
-        progress.entries = tree.entries
+    held = sum(not window.is_streamed for window in selection.windows)
+    processes = len(os.sched_getaffinity(0)) if held >= WORTHWHILE_WINDOWS else 0
 
-    await workers.each(selection.windows, restored, concurrency=store.properties.concurrency)
+    async with Extractors(tree, snapshot.tar_key, processes=processes) as extractors:
+
+        async def restored(window: Window) -> None:
+            if window.is_streamed:
+                await _restore_large(store, snapshot, window, tree, written)
+            else:
+                await _restore_window(store, snapshot, window, extractors, written)
+            progress.bytes += window.span.length
+            progress.entries += len(window.offsets)
+
+        await workers.each(selection.windows, restored, concurrency=store.properties.concurrency)
+        await extractors.hand_over()
 
 
 async def _restore_window(
-    store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter, written: Bucket
+    store: ObjectSource, snapshot: Snapshot, window: Window, extractors: Extractors, written: Bucket
 ) -> None:
-    if window.is_streamed:
-        await _restore_large(store, snapshot, window, tree, written)
-        return
     data = await transfer.get_span(store, snapshot.tar_key, window.span)
     await written.acquire(len(data))
     try:
-        await asyncio.to_thread(_write_window, data, window, tree, snapshot.tar_key)
+        await extractors.write(data, window)
     except ArchiveCorrupt:
         data = await transfer.get_span(store, snapshot.tar_key, window.span)
-        await asyncio.to_thread(_write_window, data, window, tree, snapshot.tar_key)
-
-
-def _write_window(data: bytes, window: Window, tree: TreeWriter, where: str) -> None:
-    """Checks all of the window before any of it is written."""
-    view = memoryview(data)
-    spans = list(_members(view, window))
-    for number, span in enumerate(spans):
-        if crc32.of(span) != window.crc32[number]:
-            raise ArchiveCorrupt(_name(span, where), where)
-    for span in spans:
-        reader = TarReader(BufferSource(span), where)
-        member = reader.next()
-        if member is not None:
-            tree.add(member, reader.chunks())
-
-
-def _members(view: memoryview, window: Window) -> Iterator[memoryview]:
-    for offset, length in zip(window.offsets, window.lengths, strict=True):
-        at = offset - window.span.start
-        yield view[at : at + length]
-
-
-def _name(span: memoryview, where: str) -> str:
-    try:
-        member = TarReader(BufferSource(span), where).next()
-    except MalformedArchive:
-        return "a member"
-    return os.fsdecode(member.path) if member is not None else "a member"
+        await extractors.write(data, window)
 
 
 async def _restore_large(

@@ -12,6 +12,8 @@ from content.objects.base import Span
 WINDOW_BYTES = 8 << 20
 _MAX_GAP_BYTES = 64 << 10
 """Bytes nobody wants that are fetched rather than asked around; a request costs more."""
+MAX_HELD_BYTES = WINDOW_BYTES + _MAX_GAP_BYTES
+"""The longest window that is not streamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Window:
     @property
     def is_streamed(self) -> bool:
         """One member that is too large to be held."""
-        return self.span.length > WINDOW_BYTES + _MAX_GAP_BYTES
+        return self.span.length > MAX_HELD_BYTES
 
 
 @dataclass(slots=True)

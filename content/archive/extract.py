@@ -50,6 +50,15 @@ class Limits:
 
 
 @dataclass(slots=True)
+class HandedOver:
+    """What a tree writer leaves to another one's `TreeWriter.finish`."""
+
+    deferred: "_Deferred"
+    entries: int
+    left_out: list[LeftOut]
+
+
+@dataclass(slots=True)
 class _Deferred:
     symlinks: dict[bytes, Member] = field(default_factory=dict)
     hard_links: dict[bytes, bytes] = field(default_factory=dict)
@@ -71,16 +80,17 @@ def safe_path(path: bytes) -> bytes:
 
 class TreeWriter:
     """Writes into the directory ``root``, which starts empty and stays the caller's to close. Blocking;
-    `add` may be called from several threads, `finish` once, after them.
+    `add` may be called from several threads, `finish` once, after them. Writers in several processes may
+    share a root; one finishes for all of them.
 
     Raises UnsafeArchiveEntry and LocalDiskError. ``left_out`` tells what could not be restored.
     """
 
     def __init__(self, root: int, limits: Limits, *, where: str, ids: IdMap | None = None) -> None:
-        self._root = root
-        self._limits = limits
-        self._where = where
-        self._ids = ids
+        self.root = root
+        self.limits = limits
+        self.where = where
+        self.ids = ids
         self._is_root = os.geteuid() == 0
         self._own = (os.geteuid(), os.getegid())
         self._umask = _current_umask()
@@ -105,10 +115,10 @@ class TreeWriter:
         with self._lock:
             self.entries += 1
             self._bytes += member.size_bytes
-            if self._bytes > self._limits.bytes:
-                reason = f"with it the archive needs more than the {self._limits.bytes} bytes there are"
+            if self._bytes > self.limits.bytes:
+                reason = f"with it the archive needs more than the {self.limits.bytes} bytes there are"
                 raise UnsafeArchiveEntry(os.fsdecode(path), reason)
-            if self.entries > self._limits.entries:
+            if self.entries > self.limits.entries:
                 raise UnsafeArchiveEntry(
                     os.fsdecode(path), "the archive has more entries than inodes are free"
                 )
@@ -137,7 +147,7 @@ class TreeWriter:
     def _directories(self) -> Directories:
         mine: Directories | None = getattr(self._local, "directories", None)
         if mine is None:
-            mine = self._local.directories = Directories(self._root, self._deferred.symlinks)
+            mine = self._local.directories = Directories(self.root, self._deferred.symlinks)
             with self._lock:
                 self._opened.append(mine)
         return mine
@@ -169,9 +179,9 @@ class TreeWriter:
         os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
 
     def _owner(self, path: bytes, member: Member) -> tuple[int, int]:
-        if self._ids is None:
+        if self.ids is None:
             return member.uid, member.gid
-        return self._ids.to_host(os.fsdecode(path), member.uid, member.gid)
+        return self.ids.to_host(os.fsdecode(path), member.uid, member.gid)
 
     def _set_xattr(self, descriptor: int, path: bytes, key: bytes, value: bytes) -> None:
         if self._ids is not None:
@@ -185,7 +195,7 @@ class TreeWriter:
             self.left_out.append(LeftOut(os.fsdecode(path), reason))
 
     def _make_special(self, path: bytes, member: Member) -> None:
-        if member.kind in _SPECIAL and not self._limits.devices:
+        if member.kind in _SPECIAL and not self.limits.devices:
             raise UnsafeArchiveEntry(os.fsdecode(path), "it is a device node")
         parent, name = self._directories().parent(path)
         with contextlib.suppress(FileNotFoundError):
@@ -202,6 +212,17 @@ class TreeWriter:
         finally:
             os.close(descriptor)
         os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def hand_over(self) -> HandedOver:
+        """Instead of `finish`, where another writer on the same root does that for both."""
+        return HandedOver(self._deferred, self.entries, self.left_out)
+
+    def take_over(self, other: HandedOver) -> None:
+        self._deferred.symlinks |= other.deferred.symlinks
+        self._deferred.hard_links |= other.deferred.hard_links
+        self._deferred.directories |= other.deferred.directories
+        self.entries += other.entries
+        self.left_out += other.left_out
 
     def finish(self) -> None:
         """Symbolic links, hard links, then what directories are like, deepest first."""
@@ -277,7 +298,7 @@ class TreeWriter:
             return UnsafeArchiveEntry(
                 os.fsdecode(path), "its path passes through something that is no directory"
             )
-        return LocalDiskError.from_os(f"{self._where}/{os.fsdecode(path)}", error)
+        return LocalDiskError.from_os(f"{self.where}/{os.fsdecode(path)}", error)
 
 
 def _current_umask() -> int:

@@ -95,9 +95,12 @@ def _ustar(
         prefix.ljust(155, b"\0"),
         _TAIL,
     )
-    # The sum of ASCII blocks stays below Adler-32's modulus, and zlib adds 20 times faster than sum().
-    total = (zlib.adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
-    return b"%b%06o\0 %b" % (block[:148], total, block[156:])
+    return b"%b%06o\0 %b" % (block[:148], _sum(block), block[156:])
+
+
+def _sum(block: bytes) -> int:
+    """Of its bytes; those of ASCII stay below Adler-32's modulus, and zlib adds 20 times faster."""
+    return (zlib.adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
 
 
 def member_headers(member: Member) -> bytes:
@@ -194,6 +197,7 @@ def _split(path: bytes) -> tuple[bytes, bytes, bool]:
     return bytes(byte if byte < 128 else 63 for byte in path[-100:]), b"", True
 
 
+@lru_cache(maxsize=4096)  # owners, modes and sizes recur
 def parse_number(field_bytes: bytes) -> int:
     """Octal text, or GNU base-256 when the high bit is set. Raises BadHeader."""
     if field_bytes[0] & 0x80:
@@ -211,7 +215,7 @@ def check_sum(block: bytes) -> None:
     """Raises BadHeader unless the block's checksum is right (unsigned, or signed as old tars had it)."""
     stored = parse_number(block[148:156])
     blanked = block[:148] + b"        " + block[156:]
-    unsigned = sum(blanked)
+    unsigned = _sum(blanked)
     if stored != unsigned and stored != unsigned - 256 * sum(byte > 127 for byte in blanked):
         raise BadHeader("header checksum does not match")
 

@@ -1,0 +1,46 @@
+"""``python -m content.processes.extractor FD``: writes windows of a tar into a tree until the socket FD ends.
+
+Its parent (`content.extractors`) sends a `Setup`, then windows whose bytes it has put into the shared memory;
+each is answered with None, or the error that it met. A final None is answered with what is left to do. When
+the parent is gone, so is the socket, and this process ends.
+"""
+
+import mmap
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import cast
+
+from content.archive.extract import TreeWriter
+from content.errors import ContentError
+from content.selection import Window
+from content.windows import Setup, write_window
+
+
+def main(parent: "Connection[object, object]") -> None:
+    setup = cast("Setup", parent.recv())
+    tree = TreeWriter(setup.root, setup.limits, where=setup.where, ids=setup.ids)
+    try:
+        with mmap.mmap(setup.memory, 0) as memory, memoryview(memory) as view:
+            while isinstance(window := parent.recv(), Window):
+                parent.send(_written(view, window, tree, setup.archive))
+            parent.send(tree.hand_over())
+    except (EOFError, ConnectionError):
+        return
+    finally:
+        tree.close()
+
+
+def _written(view: memoryview, window: Window, tree: TreeWriter, archive: str) -> ContentError | None:
+    with view[: window.span.length] as data:
+        try:
+            write_window(data, window, tree, archive)
+        except ContentError as error:
+            return error
+    return None
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides; its end is ours
+    main(Connection(int(sys.argv[1])))
