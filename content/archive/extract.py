@@ -184,8 +184,8 @@ class TreeWriter:
         return self.ids.to_host(os.fsdecode(path), member.uid, member.gid)
 
     def _set_xattr(self, descriptor: int, path: bytes, key: bytes, value: bytes) -> None:
-        if self._ids is not None:
-            value = self._ids.xattr_to_host(os.fsdecode(path), key, value)
+        if self.ids is not None:
+            value = self.ids.xattr_to_host(os.fsdecode(path), key, value)
         try:
             os.setxattr(descriptor, key, value)
         except OSError as error:
