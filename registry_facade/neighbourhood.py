@@ -99,7 +99,9 @@ class _Ipfs:
         await exposure.look()
         await self._run(exposure.keep_looking())
         await self._run(collector.keep_going())
-        announcer = Announcer(client, index, self.metrics, self.background, room=collector.make_room)
+        adding = await self.stack.enter_async_context(Transport(kubo.ADD_DEADLINES))
+        adder = kubo.Kubo(adding, self.settings.ipfs_api)
+        announcer = Announcer(adder, index, self.metrics, self.background, room=collector.make_room)
         return IpfsNeighbour(
             IpfsSource(client, index, self.metrics),
             announcer,

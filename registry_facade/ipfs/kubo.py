@@ -23,6 +23,8 @@ READ_DEADLINES = Deadlines(connect_s=1.0, first_byte_s=2.0, idle_s=5.0)
 """For a `Transport` to a Kubo node: what is slower than this, the next source serves."""
 ADD_IDLE_S = 30.0
 """How long a node may take no data, or no decision at the end, before an add is given up."""
+ADD_DEADLINES = Deadlines(connect_s=1.0, first_byte_s=ADD_IDLE_S, idle_s=ADD_IDLE_S)
+"""For a `Transport` that blobs are added by: while a node collects garbage, adding waits."""
 _ANSWER_BYTES = 1 << 20
 _IMPORT = {
     "cid-version": "1",

@@ -15,8 +15,9 @@ from registry_facade.peers.client import PATH
 from registry_facade.peers.ring import ranked
 from servicekit.secrets import Secret
 from tests.support.facade import RunningFacade, running_facade
+from tests.support.images import image_documents, made_layer
 from tests.support.processes import free_port
-from tests.support.scripted_registry import ScriptedRegistry, scripted_registry
+from tests.support.scripted_registry import Fault, ScriptedRegistry, scripted_registry
 
 DATA = random.Random(11).randbytes((1 << 20) + 4711)
 DIGEST = Digest.of(DATA)
@@ -193,3 +194,27 @@ async def test_a_peer_without_a_place_gets_only_what_is_there(tmp_path, upstream
         assert (await keeper.get(f"{PATH}not-a-digest", **bearer))[0] == 400
         await pull(keeper)
         assert (await keeper.get(f"{PATH}{DIGEST}", **bearer))[2] == DATA
+
+
+async def test_warm_images_pull_on_all_nodes_while_the_upstream_is_cut_off(tmp_path, upstream):
+    layers = [made_layer({f"file{number}": bytes(300_000)}) for number in range(2)]
+    manifest, config = image_documents(layers)
+    for data in (config, *(made.blob for made in layers)):
+        upstream.add_blob(data)
+    digest = upstream.add_manifest(manifest, "v1")
+    stale = {"tag_fresh_s": 0.0, "tag_revalidate_s": 0.0, "stale_budget_s": 0.5}
+    async with facades(tmp_path, upstream, 3, **stale) as three:
+        for facade in three:
+            assert (await facade.get("/v2/team/app/manifests/v1"))[2] == manifest
+            for made in layers:
+                await facade.get(f"/v2/team/app/blobs/{made.layer.descriptor.digest}")
+        upstream.manifest_status = 503
+        upstream.always = Fault("status", 503)
+        for facade in three:
+            status, headers, body = await facade.get("/v2/team/app/manifests/v1")
+            assert (status, body, headers["Docker-Content-Digest"]) == (200, manifest, digest)
+            assert headers["Warning"].startswith("110")
+            for made in layers:
+                path = f"/v2/team/app/blobs/{made.layer.descriptor.digest}"
+                assert (await facade.get(path))[2] == made.blob
+            assert await facade.metric("facade_stale_answers_total") > 0

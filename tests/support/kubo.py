@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.components import program, require
+from tests.support.links import Link
 from tests.support.processes import Process, free_port, logs
 
 
@@ -54,8 +55,11 @@ def _environment(root: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def kubo_node(root: Path, *, swarm_key: str) -> Iterator[KuboNode]:
-    """Nodes with the same ``swarm_key`` can be connected with one another."""
+def kubo_node(root: Path, *, swarm_key: str, link: Link | None = None) -> Iterator[KuboNode]:
+    """Nodes with the same ``swarm_key`` can be connected with one another.
+
+    With a ``link`` it stands at its far end.
+    """
     require("kubo")
     root.mkdir(parents=True, exist_ok=True)
     ipfs = program("ipfs")
@@ -67,30 +71,31 @@ def kubo_node(root: Path, *, swarm_key: str) -> Iterator[KuboNode]:
     path = root / "config"
     settings = json.loads(path.read_text())
     peer_id = settings["Identity"]["PeerID"]
-    path.write_text(json.dumps(_private(settings, api, gateway, swarm)))
-    argv = [ipfs, "daemon"]
+    host = link.address if link is not None else "127.0.0.1"
+    path.write_text(json.dumps(_private(settings, host, api, gateway, swarm)))
+    argv = [*(link.inside if link is not None else ()), ipfs, "daemon"]
     process = Process(
         "kubo", argv, log=root / "daemon.log", ready=logs("Daemon is ready"), env=_environment(root)
     )
     with process:
         yield KuboNode(
-            api_url=f"http://127.0.0.1:{api}",
-            gateway_url=f"http://127.0.0.1:{gateway}",
-            swarm_address=f"/ip4/127.0.0.1/tcp/{swarm}",
+            api_url=f"http://{host}:{api}",
+            gateway_url=f"http://{host}:{gateway}",
+            swarm_address=f"/ip4/{host}/tcp/{swarm}",
             peer_id=peer_id,
             root=root,
             process=process,
         )
 
 
-def _private(settings: dict[str, Any], api: int, gateway: int, swarm: int) -> dict[str, Any]:
+def _private(settings: dict[str, Any], host: str, api: int, gateway: int, swarm: int) -> dict[str, Any]:
     return {
         **settings,
         "Addresses": {
             **settings["Addresses"],
-            "API": f"/ip4/127.0.0.1/tcp/{api}",
-            "Gateway": f"/ip4/127.0.0.1/tcp/{gateway}",
-            "Swarm": [f"/ip4/127.0.0.1/tcp/{swarm}"],
+            "API": f"/ip4/{host}/tcp/{api}",
+            "Gateway": f"/ip4/{host}/tcp/{gateway}",
+            "Swarm": [f"/ip4/{host}/tcp/{swarm}"],
         },
         "AutoConf": {"Enabled": False},
         "AutoTLS": {"Enabled": False},
