@@ -212,11 +212,12 @@ def warm(
         _ = parse_rate(limit_rate) if limit_rate is not None else None
     except ValueError as error:
         raise click.UsageError(f"--limit-rate: {error}") from None
-    address = url or _administration(load(FacadeSettings, "facade", file=config))
+    settings = load(FacadeSettings, "facade", file=config)
+    address = url or _administration(settings)
 
     async def work() -> list[Mapping[str, Any]]:
         results = []
-        async for item in warm_by_api(address, images, platform, limit_rate):
+        async for item in warm_by_api(address, images, platform, limit_rate, settings.admin_token):
             results.append(item)
             output.say(
                 f"{item['image']}: {item['error']}"

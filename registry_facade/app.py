@@ -19,6 +19,9 @@ from ocikit.distribution.credentials import CredentialProvider, DockerConfigCred
 from ocikit.distribution.transport import Deadlines
 from ocikit.distribution.wall import WalledTransport, parse_place, place_of
 from registry_facade.access import AccessLog, access_middleware
+from registry_facade.admin.access import admin_middleware
+from registry_facade.admin.handlers import AdminHandlers
+from registry_facade.admin.images import CachedImages
 from registry_facade.cache.catalog import Catalog
 from registry_facade.cache.claims import Claims
 from registry_facade.cache.storage import Storage
@@ -35,13 +38,13 @@ from registry_facade.metrics import FacadeMetrics
 from registry_facade.neighbourhood import neighbours_of
 from registry_facade.peers.handlers import PeerHandlers
 from registry_facade.peers.metrics import PeerMetrics
-from registry_facade.providers import DirectorySpecs, ImageSpecProvider, NoSpecs
 from registry_facade.pulls import Pulls
 from registry_facade.settings import FacadeSettings, WarmSettings
 from registry_facade.sharing import SharingRules
 from registry_facade.sources.fellows import answering_fellows, metrics_of
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
+from registry_facade.specs.opening import spec_provider, stored_specs
 from registry_facade.tenancy.opening import gate_of
 from registry_facade.warming.handlers import WarmHandlers
 from registry_facade.warming.metrics import WarmMetrics
@@ -113,7 +116,8 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
             described=neighbours.described,
             freshness=_freshness(settings),
         )
-        provider = _provider(settings, upstreams)
+        stored = await stored_specs(settings, upstreams.names, stack)
+        provider = await spec_provider(settings, upstreams.names, stored, stack)
         layers = await content_layers(settings, storage, cache, urls, stack)
         composer = Composer(provider, manifests, cache, locator, layers)
         pulls = Pulls(manifests, composer, locator)
@@ -141,6 +145,8 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
         made = _applications(settings, metrics, readiness, routes, log, seat)
         if settings.admin_listen is not None or is_loopback(settings.listen[0]):
             made.operations.add_routes(WarmHandlers(warmer).routes())
+            images = CachedImages(catalog, storage, manifests)
+            made.operations.add_routes(AdminHandlers(images, upstreams.names, stored).routes())
         yield dataclasses.replace(made, tls=tls)
 
 
@@ -206,10 +212,11 @@ def _applications(
             "worker",
         )
 
-    pulls = web.Application(middlewares=[access_middleware(metrics, log)])
+    guard = admin_middleware(settings.admin_token)
+    pulls = web.Application(middlewares=[access_middleware(metrics, log), guard])
     operations = pulls
     if settings.admin_listen is not None:
-        operations = web.Application()
+        operations = web.Application(middlewares=[guard])
     operations.add_routes(operations_routes(metrics, readiness, of_all_workers if seat.count > 1 else None))
     pulls.add_routes(routes)
     return Facade(pulls, operations, readiness)
@@ -258,12 +265,6 @@ def _default_upstream(settings: FacadeSettings) -> str:
     if settings.default_upstream or len(settings.upstreams) != 1:
         return settings.default_upstream
     return next(iter(settings.upstreams))
-
-
-def _provider(settings: FacadeSettings, upstreams: Upstreams) -> ImageSpecProvider:
-    if settings.image_specs is None:
-        return NoSpecs()
-    return DirectorySpecs(settings.image_specs, upstreams.names)
 
 
 async def serve(

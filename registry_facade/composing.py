@@ -18,7 +18,7 @@ from ocikit.combine import Chunk, combine
 from ocikit.compose import Addition, ComposedImage, Layer, compose, paired_layers, strip_base
 from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest
-from ocikit.errors import ManifestNotFound, NotBuiltFromBase
+from ocikit.errors import ManifestNotFound, NotBuiltFromBase, OciError
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Index, Manifest, RawManifest, parse_manifest_or_index
 from ocikit.repository import Image, choose_platform, complete_image
@@ -29,9 +29,9 @@ from registry_facade.errors import ImageSpecInvalid
 from registry_facade.image_spec import ImageLayers, ImageRef, ImageSpec, LayerSpec
 from registry_facade.layers.content_layers import ContentLayers
 from registry_facade.locating import Locator
-from registry_facade.manifests import Manifests
-from registry_facade.providers import ImageSpecProvider
+from registry_facade.manifests import FoundManifest, Manifests
 from registry_facade.sources.read_through import ReadThrough
+from registry_facade.specs.base import ImageSpecProvider
 from servicekit.single_flight import SingleFlight
 
 _log = structlog.get_logger(__name__)
@@ -40,6 +40,7 @@ BASE_DIGEST_ANNOTATION = "org.opencontainers.image.base.digest"
 BASE_NAME_ANNOTATION = "org.opencontainers.image.base.name"
 _SKIP_LABEL = "io.lapstrake.skip-layers"
 _GITPOD_SKIP_LABEL = "skip-n.registry-facade.gitpod.io"
+_LATEST = "latest"
 FRESH_S = 1.0
 """A composition is looked at again this long after the last look: specs and tags may have changed."""
 
@@ -79,30 +80,43 @@ class Composer:
         self._flights: SingleFlight[str, RawManifest] = SingleFlight()
         self._images: MemoryCache[tuple[Target, Digest], Image] = MemoryCache(4_000)
 
-    def at_hand(self, image_id: str) -> RawManifest | None:
+    def _at_hand(self, image_id: str) -> RawManifest | None:
         """The current manifest if it was looked at just now."""
         found = self._recent.get(image_id)
         return found[1] if found is not None and time.monotonic() - found[0] <= FRESH_S else None
 
-    async def manifest(self, image_id: str, reference: str | Digest) -> RawManifest:
-        """Any tag means the image as the spec has it now; a digest must have been issued for it."""
-        if isinstance(reference, Digest):
-            issued = await self._issued(image_id, reference)
-            if issued is not None:
-                return issued
-        current = await self.current(image_id)
-        if not isinstance(reference, Digest) or reference == current.digest:
-            return current
+    async def manifest(self, image_id: str, reference: str | Digest) -> FoundManifest:
+        """Any tag means the image as the spec has it now; a digest must have been issued for it.
+
+        While the spec, or what it names, cannot be asked for, a tag means what it meant last.
+        """
+        if not isinstance(reference, Digest):
+            return await self._current_or_last(image_id)
         issued = await self._issued(image_id, reference)
         if issued is None:
+            current = await self.current(image_id)
+            issued = current if current.digest == reference else await self._issued(image_id, reference)
+        if issued is None:
             raise ManifestNotFound(f"{COMPOSED}/{image_id}@{reference}")
-        return issued
+        return FoundManifest(issued)
+
+    async def _current_or_last(self, image_id: str) -> FoundManifest:
+        try:
+            return FoundManifest(await self.current(image_id))
+        except OciError as error:
+            target = Target(COMPOSED, image_id)
+            last = await self._manifests.known_tag(target, _LATEST) if error.retryable else None
+            held = await self._manifests.from_cache(target, last.digest) if last is not None else None
+            if held is None:
+                raise
+            self._manifests.count_stale(target, _LATEST, str(error))
+            return FoundManifest(held, stale=True)
 
     async def _issued(self, image_id: str, digest: Digest) -> RawManifest | None:
         return await self._manifests.issued(Target(COMPOSED, image_id), digest)
 
     async def current(self, image_id: str) -> RawManifest:
-        if (found := self.at_hand(image_id)) is not None:
+        if (found := self._at_hand(image_id)) is not None:
             return found
         return await self._flights.do(image_id, lambda: self._compose(image_id))
 
@@ -129,6 +143,7 @@ class Composer:
             raw = RawManifest.of(media_types.OCI_MANIFEST, image.manifest)
             await self._manifests.remember(target, raw, "composed")
         await self._manifests.remember(target, composition.top, "composed")
+        await self._manifests.point(target, _LATEST, composition.top.digest)
         self._recent.put(image_id, (time.monotonic(), composition.top), 1)
         return composition.top
 

@@ -10,17 +10,24 @@ from registry_facade.cache.catalog import Catalog
 
 
 async def explain(cache_dir: Path, digest: Digest) -> Mapping[str, Any]:
+    """As `explain_with`, beside a running facade. Raises CacheUnusable."""
+    async with Catalog(cache_dir / "catalog.sqlite") as catalog:
+        return await explain_with(catalog, digest)
+
+
+async def explain_with(catalog: Catalog, digest: Digest) -> Mapping[str, Any]:
     """Whether it is here, where it came from, when it was verified and used, who refers to it, why it went.
 
-    Reads beside a running facade. Raises CacheUnusable.
+    Raises CacheUnusable.
     """
-    async with Catalog(cache_dir / "catalog.sqlite") as catalog:
-        known, evicted = await catalog.known(digest), await catalog.evicted(digest)
-        size, places = await catalog.places(digest)
-        parents = await catalog.parents(digest)
-        media_type = await catalog.media_type(digest)
+    known, evicted = await catalog.known(digest), await catalog.evicted(digest)
+    size, places = await catalog.places(digest)
+    parents = await catalog.parents(digest)
+    media_type = await catalog.media_type(digest)
     found = dataclasses.asdict(known) if known is not None else {}
     found.pop("stamp", None)
+    if known is not None:
+        found["pinned"] = bool(known.pinned)  # a number in the database
     return {
         "digest": digest,
         "state": "absent",

@@ -128,6 +128,7 @@ class ImageSpec:
 
 
 LAYER_TYPES = (media_types.OCI_LAYER, media_types.OCI_LAYER_GZIP, media_types.OCI_LAYER_ZSTD)
+_NO_FILES = "files of the facade's machine are named by specs of its own directory only"
 _WORD = re.compile(r"^[A-Za-z0-9._-]{1,200}$")
 _WORKSPACE = re.compile(r"^[A-Za-z0-9_-]{1,128}/[A-Za-z0-9_-]{1,128}$")
 _KEYS = frozenset(
@@ -149,8 +150,13 @@ _KEYS = frozenset(
 _EXECUTION = {"entrypoint": "Entrypoint", "cmd": "Cmd", "user": "User", "working_dir": "WorkingDir"}
 
 
-def parse_image_spec(data: bytes, image_id: str, *, upstreams: Collection[str], directory: Path) -> ImageSpec:
-    """Relative paths are taken from ``directory``. Raises ImageSpecInvalid."""
+def parse_image_spec(
+    data: bytes, image_id: str, *, upstreams: Collection[str], directory: Path | None
+) -> ImageSpec:
+    """Relative paths are taken from ``directory``; without one no file of this machine can be named.
+
+    Raises ImageSpecInvalid.
+    """
     parser = _Parser(upstreams, directory)
     try:
         raw = json.loads(data)
@@ -181,7 +187,7 @@ def parse_image_ref(text: str, upstreams: Collection[str]) -> ImageRef:
 
 
 class _Parser:
-    def __init__(self, upstreams: Collection[str], directory: Path) -> None:
+    def __init__(self, upstreams: Collection[str], directory: Path | None) -> None:
         self._upstreams = upstreams
         self._directory = directory
         self.problems: list[str] = []
@@ -230,6 +236,9 @@ class _Parser:
         if not isinstance(text, str):
             self._bad(where, "a REF")
             return None
+        if text.startswith("oci:") and self._directory is None:
+            self.problems.append(f"{where}: {_NO_FILES}")
+            return None
         try:
             return parse_image_ref(text, self._upstreams)
         except (OciError, ValueError) as error:
@@ -254,6 +263,9 @@ class _Parser:
             case {"file": str(path), **rest}:
                 self._unknown(rest, {"at"}, f"{where}.")
                 at = self._place(rest.get("at", ""), f"{where}.at") if "at" in rest else ""
+                if self._directory is None:
+                    self.problems.append(f"{where}: {_NO_FILES}")
+                    return None
                 return FileLayer(self._directory / path, at)
             case {"files": dict(files), **rest}:
                 self._unknown(rest, (), f"{where}.")

@@ -7,7 +7,7 @@ something to fall back on. A definite "no such image" is passed on, and remember
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -197,7 +197,7 @@ class Manifests:
         """What the tag stands for now, asked in the name of ``via``. Raises as `get` does."""
         async with self.guarding(target):
             current = await via.named(target.upstream).repository(target.repository).resolve(tag)
-        await self._point(target, tag, current.digest)
+        await self.point(target, tag, current.digest)
         return current.digest
 
     async def known_tag(self, target: Target, tag: str) -> TagRecord | None:
@@ -224,10 +224,11 @@ class Manifests:
         except NotFound:
             self._absent.put((target, tag), self._clock.time() + self._freshness.absent_s, 1)
             raise
-        await self._point(target, tag, raw.digest)
+        await self.point(target, tag, raw.digest)
         return raw
 
-    async def _point(self, target: Target, tag: str, digest: Digest) -> None:
+    async def point(self, target: Target, tag: str, digest: Digest) -> None:
+        """Remembers what a tag stands for now."""
         record = TagRecord(digest, self._clock.time())
         self._tags.put((target, tag), record, 1)
         try:
@@ -278,8 +279,13 @@ class Manifests:
             held = await self._fetch(target, current.digest)
         else:
             self._count("revalidated")
-        await self._point(target, tag, current.digest)
+        await self.point(target, tag, current.digest)
         return held
+
+    def forget(self, target: Target, digests: Collection[Digest]) -> None:
+        """Drops manifests from memory; those of them that are on disk can still be read."""
+        for digest in digests:
+            self._by_digest.drop((target, digest))
 
     async def purge_tag(self, target: Target, tag: str) -> bool:
         """Forgets what a tag stood for; the next pull asks the upstream."""

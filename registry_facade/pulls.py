@@ -26,7 +26,7 @@ class Pulls:
 
     async def manifest(self, target: Target, reference: str | Digest) -> FoundManifest:
         if target.is_composed:
-            return FoundManifest(await self.composer.manifest(target.repository, reference))
+            return await self.composer.manifest(target.repository, reference)
         return await self.manifests.get(target, reference)
 
     def locate(self, target: Target, digest: Digest, via: Upstreams | None = None) -> Locate:

@@ -36,6 +36,20 @@ class LocalSettings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SpecServiceSettings:
+    """A service that knows what images are made of."""
+
+    url: str = setting(STRING, "", "Where GET <url>/<image-id> answers with an image spec; empty: nowhere.")
+    token_file: Path | None = setting(PATH, None, "File with the bearer token to show it; read each time.")
+    ca: Path | None = setting(PATH, None, "PEM file with the CA of the service; default: the system's.")
+    certificate: Path | None = setting(PATH, None, "PEM file with the certificate to show it (mTLS).")
+    key: Path | None = setting(PATH, None, "PEM file with the key of certificate.")
+    timeout_s: float = setting(
+        DURATION, 5.0, "How long it may take to connect, to answer, and between bytes."
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class AccessSettings:
     """Who may pull."""
 
@@ -152,6 +166,14 @@ class FacadeSettings:
         STRINGS, (), "HOST[:PORT] on private addresses that upstreams may lead to; port 443 unless said."
     )
 
+    spec_store: Path | None = setting(
+        PATH, None, "SQLite file of the specs that the administration API takes; default: it takes none."
+    )
+    admin_token: Secret = setting(
+        SECRET, Secret(""), "Bearer token for the administration API; needed where access is not anonymous."
+    )
+
+    spec_service: SpecServiceSettings = dataclasses.field(default_factory=SpecServiceSettings)
     access: AccessSettings = dataclasses.field(default_factory=AccessSettings)
     local: LocalSettings = dataclasses.field(default_factory=LocalSettings)
     warm: WarmSettings = dataclasses.field(default_factory=WarmSettings)
@@ -192,6 +214,13 @@ class FacadeSettings:
             found.append("facade.tls_client_ca: needs tls_certificate and tls_key")
         if self.access.mode == "tokens" and self.access.tokens_file is None:
             found.append("facade.access.tokens_file: needed where access.mode is tokens")
+        service = self.spec_service
+        if service.url and not service.url.startswith(("http://", "https://")):
+            found.append(f"facade.spec_service.url: {service.url!r}; accepts http(s)://...")
+        if (service.certificate is None) != (service.key is None):
+            found.append("facade.spec_service.certificate and .key: both or none")
+        if self.access.mode != "anonymous" and self.admin_listen is None and not self.admin_token:
+            found.append("facade.admin_token: needed where access is not anonymous, or set admin_listen")
         if self.access.mode != "anonymous" and self.peers and not self.peer_token:
             found.append("facade.peer_token: needed where peers are named and access is not anonymous")
         if self.snapshot_store and not self.snapshot_store.startswith(("http://", "https://", "file:///")):

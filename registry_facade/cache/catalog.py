@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS manifests (
 CREATE TABLE IF NOT EXISTS links (
     child TEXT NOT NULL, parent TEXT NOT NULL, size INTEGER NOT NULL,
     PRIMARY KEY (child, parent)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS links_by_parent ON links (parent);
 CREATE TABLE IF NOT EXISTS tags (
     upstream TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
     checked_s REAL NOT NULL, PRIMARY KEY (upstream, repository, tag)) WITHOUT ROWID;
@@ -292,6 +293,15 @@ class Catalog:
             ).fetchall()
         )
         return [(Digest(row[0]), row[1], row[2]) for row in rows]
+
+    async def children(self, digest: Digest) -> Sequence[tuple[Digest, int]]:
+        """What a manifest refers to, as (digest, size)."""
+        rows = await self._do(
+            lambda connection: connection.execute(
+                "SELECT child, size FROM links WHERE parent = ? ORDER BY 1", (digest,)
+            ).fetchall()
+        )
+        return [(Digest(row[0]), row[1]) for row in rows]
 
     async def evicted(self, digest: Digest) -> tuple[float, str] | None:
         """When and why a blob went."""

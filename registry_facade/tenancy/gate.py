@@ -21,9 +21,9 @@ from registry_facade.cache.memory import MemoryCache
 from registry_facade.errors import CacheUnusable, CallerUnknown
 from registry_facade.manifests import FoundManifest
 from registry_facade.metrics import FacadeMetrics
-from registry_facade.providers import ImageSpecProvider
 from registry_facade.pulls import Pulls
 from registry_facade.sources.upstream import Upstreams
+from registry_facade.specs.base import ImageSpecProvider
 from registry_facade.tenancy.callers import Caller, Callers
 from registry_facade.tenancy.ledger import Ledger
 from servicekit.clock import Clock, SystemClock

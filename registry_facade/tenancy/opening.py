@@ -8,10 +8,10 @@ import structlog
 from registry_facade.cache.catalog import Catalog
 from registry_facade.errors import CacheUnusable
 from registry_facade.metrics import FacadeMetrics
-from registry_facade.providers import ImageSpecProvider
 from registry_facade.pulls import Pulls
 from registry_facade.settings import FacadeSettings
 from registry_facade.sources.upstream import Upstreams
+from registry_facade.specs.base import ImageSpecProvider
 from registry_facade.tenancy.callers import Callers, read_pepper
 from registry_facade.tenancy.gate import Gate
 from registry_facade.tenancy.ledger import Ledger

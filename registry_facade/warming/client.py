@@ -7,19 +7,24 @@ from typing import Any
 from ocikit.distribution.transport import Deadlines, Transport
 from ocikit.errors import RegistryError
 from registry_facade.warming.handlers import PATH
+from servicekit.secrets import Secret
 
 _DEADLINES = Deadlines(connect_s=5.0, first_byte_s=30.0, idle_s=24 * 3600.0)
 """A facade that gives way to others may be silent for long."""
 
 
 async def warm(
-    url: str, images: Sequence[str], platform: str | None, limit_rate: str | None
+    url: str, images: Sequence[str], platform: str | None, limit_rate: str | None, token: Secret
 ) -> AsyncIterator[Mapping[str, Any]]:
     """One result for each image; see `warmer.Warmed`. Raises TransportError or RegistryError."""
     asked = {"images": list(images), "platform": platform, "limit_rate": limit_rate}
     body = json.dumps({key: value for key, value in asked.items() if value is not None}).encode()
     address = url.rstrip("/") + PATH
-    async with Transport(_DEADLINES) as transport, transport.send("POST", address, data=body) as response:
+    shown = {"Authorization": f"Bearer {token.reveal()}"} if token else {}
+    async with (
+        Transport(_DEADLINES) as transport,
+        transport.send("POST", address, headers=shown, data=body) as response,
+    ):
         if response.status != 200:
             raise RegistryError("POST", address, response.status, await response.error_text())
         held = b""

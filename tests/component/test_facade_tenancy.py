@@ -17,6 +17,7 @@ from aiohttp import web
 from ocikit.digest import Digest
 from ocikit.manifest import Manifest
 from registry_facade.settings import AccessSettings, LocalSettings
+from servicekit.secrets import Secret
 from servicekit.settings import SettingsInvalid
 from servicekit.tls import ServerTls
 from tests.support.certificates import make_certificate
@@ -112,6 +113,7 @@ async def stage(upstream: TenantRegistry, tmp_path: Path) -> AsyncIterator[Stage
 def delegated(upstream: TenantRegistry, **access: Any) -> dict[str, Any]:
     return {
         "upstreams": {"hub.test": upstream.origin},
+        "admin_token": Secret("of the operator"),
         "access": AccessSettings(**{"mode": "delegated", "tokens_file": None, "ttl_s": 300.0, **access}),
     }
 
@@ -271,7 +273,8 @@ def tokens(tmp_path: Path) -> Path:
 
 def with_tokens(upstream: TenantRegistry, tokens: Path, **settings: Any) -> dict[str, Any]:
     access = AccessSettings(mode="tokens", tokens_file=tokens)
-    return {"upstreams": {"hub.test": upstream.origin}, "access": access, **settings}
+    own = {"admin_token": Secret("of the operator"), "access": access}
+    return {"upstreams": {"hub.test": upstream.origin}, **own, **settings}
 
 
 async def test_token_opens_its_repositories_and_no_others(

@@ -307,7 +307,10 @@ async def test_a_registrys_own_users_pull_their_images_through_a_shared_cache(
         await push_as("alice", hers, ("v1", [busybox_layer(), ONE]))
         await push_as("bob", his, ("v1", [busybox_layer(), TWO]))
         upstreams = ("--upstream", f"hers.test={hers.origin}", "--upstream", f"his.test={his.origin}")
-        delegated = {"LAPSTRAKE_FACADE_ACCESS_MODE": "delegated"}
+        delegated = {
+            "LAPSTRAKE_FACADE_ACCESS_MODE": "delegated",
+            "LAPSTRAKE_FACADE_ADMIN_TOKEN": "of the operator",
+        }
 
         def pulls() -> None:
             with facade_process(tmp_path, *upstreams, env=delegated) as facade:

@@ -1,21 +1,13 @@
-"""Where image specs come from."""
+"""Image specs as files of a directory; only these may name files of this machine."""
 
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ocikit.reference import is_repository
 from registry_facade.errors import ImageSpecInvalid, ImageSpecNotFound
 from registry_facade.image_spec import ImageSpec, parse_image_spec
-
-
-class ImageSpecProvider(Protocol):
-    """Safe for concurrent use."""
-
-    async def spec(self, image_id: str) -> ImageSpec:
-        """The spec as it is now. Raises ImageSpecNotFound or ImageSpecInvalid."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +30,3 @@ class DirectorySpecs:
         except OSError as error:
             raise ImageSpecInvalid(image_id, [error.strerror or str(error)]) from error
         return parse_image_spec(data, image_id, upstreams=self.upstreams, directory=self.directory)
-
-
-class NoSpecs:
-    """Nothing is composed here."""
-
-    async def spec(self, image_id: str) -> ImageSpec:
-        raise ImageSpecNotFound(image_id)

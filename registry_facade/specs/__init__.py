@@ -1,0 +1,1 @@
+"""Where image specs come from: a directory, this facade's own store, or a service."""
