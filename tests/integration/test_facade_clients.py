@@ -293,6 +293,33 @@ async def test_registries_conf_sends_a_client_through_the_facade_and_past_it(
     await asyncio.to_thread(pulls)
 
 
+@pytest.mark.component("docker-registry", "crane")
+async def test_crane_pulls_and_validates_through_the_facade(
+    docker_registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """It demands length and digest of every HEAD, and hashes config and layers, compressed and not."""
+    await push_to(docker_registry, "team/app", ("one", [SHARED, ONE]))
+
+    def pulls() -> None:
+        with facade_process(tmp_path, "--upstream", f"hub.test={docker_registry.origin}") as facade:
+            image = f"{facade.address}/hub.test/team/app:one"
+
+            def crane(*arguments: str) -> str:
+                argv = ["crane", *arguments, "--insecure"]
+                done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+                assert done.returncode == 0, done.stderr
+                return done.stdout.strip()
+
+            original = crane("digest", f"{docker_registry.address}/team/app:one")
+            assert crane("digest", image) == original
+            crane("validate", "--remote", image)
+            crane("pull", "--format=oci", image, str(tmp_path / "pulled"))
+            assert original in (tmp_path / "pulled" / "index.json").read_text()
+            assert crane("ls", f"{facade.address}/hub.test/team/app") == "one"
+
+    await asyncio.to_thread(pulls)
+
+
 # bcrypt of secret-of-alice and secret-of-bob, at its lowest cost
 ALICE = "alice:$2b$05$abcdefghijklmnopqrstuu1Uu84v11glUzUIYqnv1xIIPMk8cfLlK\n"
 BOB = "bob:$2b$05$abcdefghijklmnopqrstuulNbVcQ.fGMp0r/EKBz3VCJyG3dmHNda\n"

@@ -1,7 +1,7 @@
 """The OCI conformance suites against the local namespace, where their programs are on the PATH.
 
 ``oci-conformance`` is the main program of github.com/opencontainers/distribution-spec/conformance, and
-``oci-conformance-v1.test`` that directory at tag v1.1.1, built with ``go test -c``. What they ask is
+``oci-conformance-v1.test`` that directory at tag v1.1.1; scripts/components builds both. What they ask is
 restated in tests/component/test_facade_local.py for machines without Go.
 """
 

@@ -19,7 +19,7 @@ _PROGRAMS = {
 
 KNOWN = (
     "buildah", "skopeo", "podman", "docker-registry", "redis", "kubo", "rclone", "minio", "containerd",
-    "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio", "wrk",
+    "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio", "wrk", "crane",
     "buildkit", "e2fsprogs", "erofs-utils", "squashfs-tools", "dpkg-deb", "ldconfig", "btrfs-progs",
 )  # fmt: skip
 
