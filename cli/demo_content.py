@@ -17,8 +17,8 @@ _API = f"/v1/workspaces/{_WORKSPACE}"
 def run_content(run: DemoRun) -> None:
     """The first round through the node's service, as an agent asks; the second by hand. Raises DemoFailed."""
     root, store = run.work / "workspaces", f"file://{run.work}/store"
-    tree = root / "venv"
-    root.mkdir()
+    tree = root / _WORKSPACE
+    tree.parent.mkdir(parents=True)
     run.command("cp", "-a", sys.prefix, tree)
     serve = ("content", "serve", "--listen", "127.0.0.1:0", "--store", store, "--workspaces-root", root)
     with run.serving(*serve) as origin:
@@ -37,7 +37,7 @@ def _backup_by_agent(run: DemoRun, origin: str) -> str:
 
 def _restore_by_agent(run: DemoRun, origin: str, snapshot_id: str, tree: Path) -> None:
     run.output.say(f"> POST {_API}/restores")
-    body = {"snapshot_id": snapshot_id, "path": "restored"}
+    body = {"snapshot_id": snapshot_id, "path": "demo/restored"}
     result, seconds = agent_job(origin, f"{_API}/restores", body)
     _restored(run, "restore the first", result, seconds, tree, tree.with_name("restored"))
 

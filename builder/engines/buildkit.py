@@ -1,14 +1,13 @@
 """The engine of a real BuildKit: a running buildkitd, spoken to through buildctl.
 
-The base is handed over as a local OCI layout, so the daemon needs no registry. The result comes back as an
-OCI archive with uncompressed layers. BuildKit keeps one layer per instruction; its own cache decides what of
-an unfinished chunk is built again.
+The base is handed over as a local OCI layout, so the daemon needs no registry. The result comes back as
+another, with uncompressed layers. BuildKit keeps one layer per instruction; its own cache decides what of an
+unfinished chunk is built again.
 """
 
 import asyncio
 import json
 import shutil
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,14 +45,14 @@ class BuildkitEngine:
     async def build(self, request: BuildRequest, on_log: LogLine) -> BuiltImage:
         context = request.output / "context"
         await in_thread(_stage, request, context)
-        archive = request.output / "image.tar"
+        image = request.output / "image"
         base = await _base_digest(request)
-        status, tail = await run_logged(_arguments(request, context, archive, base), on_log)
+        status, tail = await run_logged(_arguments(request, context, image, base), on_log)
         if status != 0:
             raise BuildFailed(request.name, f"buildctl ends with {status}", tail)
         try:
-            return await asyncio.to_thread(_read_archive, archive, request.output / "image")
-        except (OSError, OciError, KeyError, tarfile.TarError, json.JSONDecodeError) as error:
+            return await asyncio.to_thread(_read, image)
+        except (OSError, OciError, KeyError, json.JSONDecodeError) as error:
             raise BuildFailed(request.name, f"buildkit left an image that cannot be read: {error}") from error
 
     async def close(self) -> None:
@@ -73,14 +72,16 @@ async def _base_digest(request: BuildRequest) -> str:
     return (await LayoutRepository(request.base[0]).resolve(request.base[1])).digest
 
 
-def _arguments(request: BuildRequest, dockerfile: Path, archive: Path, base_digest: str) -> Sequence[str]:
+def _arguments(request: BuildRequest, dockerfile: Path, image: Path, base_digest: str) -> Sequence[str]:
     args, contexts = dict(request.args), {name: f"local:{name}" for name in request.contexts}
     sources = [f"--local={name}={path}" for name, path in sorted(request.contexts.items())]
     if request.base is not None:
         args["base"] = _BASE
         contexts[_BASE] = f"oci-layout://{_BASE}@{base_digest}"
         sources.append(f"--oci-layout={_BASE}={request.base[0]}")
-    output = f"type=oci,dest={archive},compression=uncompressed,force-compression=true,oci-mediatypes=true"
+    output = (
+        f"type=oci,tar=false,dest={image},compression=uncompressed,force-compression=true,oci-mediatypes=true"
+    )
     return [
         "buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0",
         f"--opt=platform={request.platform}",
@@ -92,10 +93,7 @@ def _arguments(request: BuildRequest, dockerfile: Path, archive: Path, base_dige
     ]  # fmt: skip
 
 
-def _read_archive(archive: Path, directory: Path) -> BuiltImage:
-    directory.mkdir()
-    with tarfile.open(archive) as tar:
-        tar.extractall(directory, filter="data")
+def _read(directory: Path) -> BuiltImage:
     repository = LayoutRepository(directory)
     image = asyncio.run(load_image(repository, _only_manifest(directory)))
     layers: list[Path] = []
