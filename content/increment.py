@@ -12,7 +12,7 @@ from typing import IO
 
 from content import sidecar
 from content.archive import reuse
-from content.archive.compare import Changes, compare
+from content.archive.compare import Changes, compare, is_joined, rejoin
 from content.archive.excludes import Excludes
 from content.archive.id_map import IdMap
 from content.archive.index import Entry, IndexReader, LineSpool, Piece, Places, parse_line
@@ -101,12 +101,19 @@ def _plan(
     if changes is None:
         raise FullBackupNeeded("most of the tree has changed")
     pieces = reader.header.pieces
-    layout = reuse.lay_out(pieces, changes.cut, changes.replaced)
-    if layout.copied_bytes < reuse.MIN_COPIED_SHARE * parent.tar_bytes:
-        raise FullBackupNeeded("too little of the previous snapshot could be copied")
-    write = set(changes.write)
-    gone = {entry.path for entry in changes.cut} - write
-    dropped, members = _dropped(index, layout, changes, gone)
+    while True:
+        if changes.torn:
+            index.seek(0)
+            rejoin(changes, IndexReader(index).lines())
+        layout = reuse.lay_out(pieces, changes.cut, changes.replaced)
+        if layout.copied_bytes < reuse.MIN_COPIED_SHARE * parent.tar_bytes:
+            raise FullBackupNeeded("too little of the previous snapshot could be copied")
+        write = set(changes.write)
+        gone = {entry.path for entry in changes.cut} - write
+        dropped, members, torn = _dropped(index, layout, changes, gone)
+        if not torn:
+            break
+        changes.torn |= torn  # a name that moves to the tail takes the other names of its file along
     write |= dropped
     write |= {path.rpartition("/")[0] or ROOT for path in write | gone if path != ROOT}
     write -= gone
@@ -127,23 +134,28 @@ def _plan(
 
 def _dropped(
     index: IO[bytes], layout: Layout, changes: Changes, gone: set[str]
-) -> tuple[set[str], list[Member]]:
-    """Unchanged paths that the layout does not take over, and all members of pieces that it splits."""
+) -> tuple[set[str], list[Member], set[int]]:
+    """Unchanged paths that the layout does not take over, all members of pieces that it splits, and inodes of
+    several names among those paths.
+    """
     index.seek(0)
     reader = IndexReader(index)
     pieces = reader.header.pieces
     split = {piece.segment for piece in pieces if not _whole(layout, piece)}
     if not split:
-        return set(), []
+        return set(), [], set()
     places = Places(pieces)
     paths: set[str] = set()
     members: list[Member] = []
+    torn: set[int] = set()
     for entry in reader.entries():
         if entry.segment in split:
             offset = places.tar_offset(entry.segment, entry.at)
             members.append(Member(offset, entry.length, entry.crc32))
             if not layout.holds(offset) and entry.path not in gone and entry.path not in changes.write:
                 paths.add(entry.path)
+                if is_joined(entry):
+                    torn.add(entry.ino)
     for piece in pieces:
         if piece.segment in split:
             members += [
@@ -151,7 +163,7 @@ def _dropped(
                 for dead in piece.dead
             ]
     members.sort(key=lambda member: member.old_offset)
-    return paths, members
+    return paths, members, torn
 
 
 def _whole(layout: Layout, piece: Piece) -> bool:

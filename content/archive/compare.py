@@ -21,13 +21,15 @@ class Changes:
     """What a backup must write, and what of the old tar must not stay.
 
     ``write`` are paths that are new or different; ``cut`` old members that a plain reader must not meet,
-    ``replaced`` those that a later member makes harmless. ``kept`` counts what is as it was.
+    ``replaced`` those that a later member makes harmless. ``kept`` counts what is as it was. ``torn`` are
+    inodes of several names of which some changed: `rejoin` must be asked.
     """
 
     write: set[str] = field(default_factory=set)
     cut: list[Entry] = field(default_factory=list)
     replaced: list[Entry] = field(default_factory=list)
     kept: int = 0
+    torn: set[int] = field(default_factory=set)
 
 
 def compare(
@@ -54,12 +56,39 @@ def compare(
             line = next(old, None)
         else:
             changes.write.add(found.path)
+            if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+                changes.torn.add(status.st_ino)
         if len(changes.write) + len(changes.cut) > limit:
             return None
     while line is not None:
-        changes.cut.append(parse_line(line))
+        _note_gone(parse_line(line), changes)
         line = next(old, None)
     return changes
+
+
+def rejoin(changes: Changes, lines: Iterable[bytes]) -> None:
+    """Has all names of a torn inode written again: renaming a directory changes the paths of what it holds
+    and nothing else, so that the other names of its files look unchanged. Reads the index again. Blocking.
+    """
+    cut = {entry.path for entry in changes.cut}
+    for entry in map(parse_line, lines):
+        if not is_joined(entry) or entry.ino not in changes.torn:
+            continue
+        if entry.path not in cut and entry.path not in changes.write:
+            changes.cut.append(entry)
+            changes.write.add(entry.path)
+            changes.kept -= 1
+
+
+def is_joined(entry: Entry) -> bool:
+    """Whether it is one of several names of a file."""
+    return entry.nlink > 1 and entry.type == "f"
+
+
+def _note_gone(entry: Entry, changes: Changes) -> None:
+    changes.cut.append(entry)
+    if is_joined(entry):
+        changes.torn.add(entry.ino)
 
 
 def _skip_gone(line: bytes, old: Iterator[bytes], found: Found, changes: Changes) -> bytes | None:
@@ -67,7 +96,7 @@ def _skip_gone(line: bytes, old: Iterator[bytes], found: Found, changes: Changes
     key = path_key(found.path)
     current: bytes | None = line
     while current is not None and path_key(_path(current)) < key:
-        changes.cut.append(parse_line(current))
+        _note_gone(parse_line(current), changes)
         current = next(old, None)
     return current
 
@@ -84,4 +113,6 @@ def _note_changed(entry: Entry, status: os.stat_result, changes: Changes) -> Non
     if same_type and regular and alone:
         changes.replaced.append(entry)
     else:  # a plain reader could write through the old link, or keep what was there
-        changes.cut.append(entry)
+        _note_gone(entry, changes)
+        if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+            changes.torn.add(status.st_ino)

@@ -137,6 +137,23 @@ async def test_an_unchanged_tree_is_not_read_again(tmp_path: Path, store: Direct
     assert {path: path.stat().st_atime_ns for path in tree.iterdir()} == atimes
 
 
+async def test_hard_links_stay_joined_when_a_directory_of_some_is_renamed(
+    tmp_path: Path, store: DirectoryObjectStore
+) -> None:
+    """Nothing about the files changes by that, only the paths of some of their names."""
+    tree = tmp_path / "tree"
+    (tree / "before").mkdir(parents=True)
+    (tree / "large").write_bytes(os.urandom(9 << 20))
+    for number in range(3):
+        (tree / "before" / f"{number}").write_bytes(b"joined %d" % number)
+        os.link(tree / "before" / f"{number}", tree / f"other-{number}")
+    wait_past_racy_window(tree)
+    await _backup(tree, store)
+    (tree / "before").rename(tree / "z-after")
+    assert (await _backup(tree, store)).copied_bytes > 8 << 20
+    assert facts(await _restored(store, tmp_path / "out")) == facts(tree)
+
+
 async def test_times_that_could_hide_an_edit_are_not_believed(
     tmp_path: Path, store: DirectoryObjectStore
 ) -> None:
