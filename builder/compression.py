@@ -1,5 +1,6 @@
 """Compressed streams whose bytes depend on nothing but their input, and the way back. Blocking."""
 
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -11,8 +12,9 @@ from builder.project import Compression
 
 _GZIP_LEVEL = 6
 _ZSTD_LEVEL = 3
+_MAX_THREADS = 2
 _WBITS_GZIP = 31
-_OUT_BYTES = 1 << 20
+_OUT_BYTES = 2 << 20
 
 
 class _Compressor(Protocol):
@@ -36,7 +38,7 @@ def compressed(data: Iterable[bytes], kind: Compression) -> Iterator[bytes]:
     if kind is Compression.GZIP:
         compressor: _Compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _WBITS_GZIP)
     else:
-        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compressobj()
+        compressor = _zstd(os.cpu_count() or 1).compressobj()
     buffer = bytearray()
     for piece in data:
         buffer += compressor.compress(piece)
@@ -45,6 +47,16 @@ def compressed(data: Iterable[bytes], kind: Compression) -> Iterator[bytes]:
             buffer.clear()
     buffer += compressor.flush()
     yield bytes(buffer)
+
+
+def _zstd(processors: int) -> zstandard.ZstdCompressor:
+    """In jobs of a fixed size, which several threads share.
+
+    The bytes are the same for every number of threads but none (zstd.h, ZSTD_c_nbWorkers), so it is never
+    none; each thread costs some ten MiB.
+    """
+    threads = max(1, min(processors, _MAX_THREADS))
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True, threads=threads)
 
 
 def decompressed(data: Iterable[bytes], kind: str, layer: str) -> Iterator[bytes]:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -203,12 +202,18 @@ def _processing(
 
 @contextlib.contextmanager
 def _memory(directory: Path) -> Iterator[Sides]:
+    """The worse of both compressions."""
     tree, tar, rounds = _tree(directory), directory / "layer.tar", iter(range(1000))
     subprocess.run(["tar", "-cf", tar, "-C", tree, "."], check=True)
 
     def ours() -> float:
-        argv = [sys.executable, "-m", "tests.bench.bench_builder", tar, directory / f"scratch-{next(rounds)}"]
-        return float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+        peaks = []
+        for kind in Compression:
+            scratch = directory / f"scratch-{next(rounds)}"
+            argv = [sys.executable, "-m", "tests.bench.bench_builder", tar, scratch, kind]
+            done = subprocess.run(argv, check=True, capture_output=True, text=True)
+            peaks.append(float(done.stdout))
+        return max(peaks)
 
     yield Sides(ours, lambda: 150.0)
 
@@ -247,13 +252,19 @@ def benches() -> list[Bench]:
         Bench("builder: built for one variant of six", "dazzle: 6", "", "<= 0.17", _variant, (), 1),
         Bench("builder: --jobs 1 over --jobs 2", "--jobs 2", "s", ">= 1.7", _jobs, built, 2),
         Bench("builder: equal digests from nothing", "all", "", ">= 1", _reproducible, built, 1),
-        Bench("builder: layer to gzip blob", "tar | gzip -6", "MiB/s", ">= 0.8", gzip, ("gzip",), 3),
-        Bench("builder: layer to zstd blob", "tar | zstd -3", "MiB/s", ">= 0.8", zstd, ("zstd",), 3),
+        Bench("builder: layer to gzip blob", "tar | gzip -6", "MiB/s", ">= 0.8", gzip, ("gzip",), 5),
+        Bench("builder: layer to zstd blob", "tar | zstd -3", "MiB/s", ">= 0.8", zstd, ("zstd",), 9),
         Bench("builder: memory of a layer's way", "150 MiB", "MiB", "<= 1", _memory, (), 1),
         Bench("builder: reuse report, 1000 images", "10 s", "s", "<= 1", _report, (), 2),
     ]
 
 
+def _peak_mib() -> float:
+    """Of this program: ``ru_maxrss`` would count what its parent had when it forked."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    return int(line.split()[1]) / 1024
+
+
 if __name__ == "__main__":
-    process_layer(Path(sys.argv[1]), Path(sys.argv[2]), Compression.GZIP)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    process_layer(Path(sys.argv[1]), Path(sys.argv[2]), Compression(sys.argv[3]))
+    print(_peak_mib())

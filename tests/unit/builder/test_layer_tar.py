@@ -1,4 +1,5 @@
 import io
+import random
 import subprocess
 import tarfile
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.compression import compressed, decompressed
+from builder.compression import _zstd, compressed, decompressed
 from builder.errors import InvalidLayer
 from builder.layer_tar import NormalTar
 from builder.project import Compression
@@ -138,3 +139,13 @@ def test_a_damaged_stream_is_refused(kind: Compression, damage: str):
 def test_gzip_has_no_name_and_no_time():
     header = b"".join(compressed([b"x"], Compression.GZIP))[:10]
     assert header == b"\x1f\x8b\x08\0\0\0\0\0\0\x03"
+
+
+def test_zstd_gives_the_same_bytes_however_many_processors_there_are_and_however_it_is_fed():
+    data = random.Random(1).randbytes(1 << 16) * 200 + random.Random(2).randbytes(3 << 20)
+    made = set()
+    for processors, piece in ((1, 1 << 20), (2, 70_001), (4, len(data))):
+        compressor = _zstd(processors).compressobj()
+        pieces = [compressor.compress(data[at : at + piece]) for at in range(0, len(data), piece)]
+        made.add(b"".join([*pieces, compressor.flush()]))
+    assert len(made) == 1
