@@ -197,8 +197,7 @@ class ArchiveWriter:
         data = os.read(descriptor, size + 1)
         after = os.fstat(descriptor)
         if len(data) != size or _moved(found.status, after):
-            if not stat.S_ISREG(after.st_mode):
-                raise OSError(0, "is not a regular file any more")
+            _check_regular(after)
             if after.st_size > SMALL_BYTES:
                 self._add_large(found, descriptor)
                 return
@@ -224,6 +223,7 @@ class ArchiveWriter:
     def _add_large(self, found: Found, descriptor: int) -> None:
         for tries_left in range(TRIES - 1, -1, -1):
             found.status = os.fstat(descriptor)
+            _check_regular(found.status)
             start = self._sink.offset
             crc = self._write_large(found, descriptor)
             length = self._sink.offset - start
@@ -307,6 +307,11 @@ def _xattr(descriptor: int, name: str) -> tuple[bytes, bytes] | None:
         if error.errno == errno.ENODATA:
             return None
         raise
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(0, "is not a regular file any more")
 
 
 def _moved(before: os.stat_result, after: os.stat_result) -> bool:
