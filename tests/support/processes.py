@@ -105,9 +105,11 @@ class Process:
         self._await(logs(text), f"{text!r} in its log")
 
     def signal(self, number: signal.Signals) -> None:
-        """Nothing happens when it has ended already."""
+        """Nothing happens when it has ended already. Returns when a stop has taken effect."""
         if self.is_running:
             os.kill(self.pid, number)
+            if number == signal.SIGSTOP:
+                os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def wait(self, timeout_s: float = STOP_S) -> int:
         """Its return code. Raises subprocess.TimeoutExpired."""
