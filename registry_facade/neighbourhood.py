@@ -32,6 +32,8 @@ from servicekit.clock import SystemClock
 from servicekit.metrics import Metrics
 from servicekit.tasks import BackgroundTasks
 
+_FIRST_LOOK_S = 1.0
+
 
 @contextlib.asynccontextmanager
 async def neighbours_of(
@@ -96,7 +98,9 @@ class _Ipfs:
         client = kubo.Kubo(transport, self.settings.ipfs_api)
         collector = collector_of(self.settings, index, self.catalog, self.metrics)
         exposure = Exposure(Node(self.settings.ipfs_api))
-        await exposure.look()
+        with contextlib.suppress(TimeoutError):  # a node that hangs must not keep us from serving
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                await exposure.look()
         await self._run(exposure.keep_looking())
         await self._run(collector.keep_going())
         adding = await self.stack.enter_async_context(Transport(kubo.ADD_DEADLINES))

@@ -1,6 +1,6 @@
 """Keeping a Kubo node within its budget: what was pulled least recently is unpinned and collected.
 
-1. The pins are read, and what this facade's cache knows of later uses is written into them.
+1. The pins are read; what this facade's cache knows of later uses counts, and is written into them.
 2. `pins.plan_collection` says which go.
 3. They are unmapped, then unpinned, so that nobody is sent to a CID that is going away; the node collects.
 """
@@ -16,7 +16,7 @@ from ocikit.errors import OciError, SourceUnavailable
 from registry_facade.digest_index.base import DigestIndex
 from registry_facade.ipfs.metrics import IpfsMetrics
 from registry_facade.ipfs.node import Node
-from registry_facade.ipfs.pins import Pin, Plan, Usage, plan_collection
+from registry_facade.ipfs.pins import LOW, Pin, Plan, Usage, plan_collection
 
 TOUCH_S = 3600.0
 """A later use is written into a pin when it is this much later: each costs the node a walk of the layer."""
@@ -52,12 +52,22 @@ class Collector:
         self._futile_below_bytes = 0.0
 
     async def plan(self, needed_bytes: int = 0) -> Plan:
-        """What `run` would do; nothing is changed but the pins' last use. Raises SourceUnavailable."""
-        usage = await self.usage()
-        uses = await self._uses()
-        pins = [await self._touched(pin, uses) for pin in await self._node.pins()]
+        """What `run` would do; nothing is changed. Raises SourceUnavailable."""
+        usage, uses = await self.usage(), await self._uses()
+        pins = [
+            dataclasses.replace(pin, used_s=max(pin.used_s, uses.get(pin.digest, (0.0, False))[0]))
+            for pin in await self._node.pins()
+        ]
         kept = {digest for digest, (_, pinned) in uses.items() if pinned}
         return plan_collection(pins, usage, needed_bytes=needed_bytes, kept=kept)
+
+    async def touch(self) -> None:
+        """Writes later uses into the pins, for all who share the node. Raises SourceUnavailable."""
+        uses = await self._uses()
+        for pin in await self._node.pins():
+            used_s, _ = uses.get(pin.digest, (0.0, False))
+            if used_s >= pin.used_s + TOUCH_S:
+                await self._node.rename(dataclasses.replace(pin, used_s=used_s))
 
     async def usage(self) -> Usage:
         found = await self._node.repository()
@@ -66,20 +76,14 @@ class Collector:
         self._metrics.budget_bytes.set(budget_bytes)
         return Usage(found.occupied_bytes, budget_bytes)
 
-    async def _touched(self, pin: Pin, uses: Uses) -> Pin:
-        used_s, _ = uses.get(pin.digest, (0.0, False))
-        if used_s < pin.used_s + TOUCH_S:
-            return dataclasses.replace(pin, used_s=max(pin.used_s, used_s))
-        later = dataclasses.replace(pin, used_s=used_s)
-        await self._node.rename(later)
-        return later
-
     async def make_room(self, needed_bytes: int) -> bool:
         """Whether that much may be added, after collecting where need be. Raises SourceUnavailable."""
         async with self._turn:
             usage = await self.usage()
             if usage.occupied_bytes + needed_bytes <= usage.budget_bytes and not usage.is_high:
                 return True
+            if needed_bytes > LOW * usage.budget_bytes:
+                return False  # all others would have to go for it
             await self._carry_out(await self.plan(needed_bytes))
             usage = await self.usage()
             return usage.occupied_bytes + needed_bytes <= usage.budget_bytes
@@ -113,8 +117,10 @@ class Collector:
     async def keep_going(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_S)
             try:
+                self._metrics.swarm_peers.set(await self._node.swarm_peers())
+                await self.touch()
                 await self.run()
             except OciError as error:
                 _log.warning("collecting_failed", reason=str(error))
+            await asyncio.sleep(EVERY_S)

@@ -16,6 +16,7 @@ class IpfsMetrics:
     announced_bytes: Counter
     waiting: Gauge
     unpinned: Counter
+    swarm_peers: Gauge
     occupied_bytes: Gauge
     budget_bytes: Gauge
 
@@ -29,6 +30,7 @@ class IpfsMetrics:
             metrics.counter("facade_ipfs_announced_bytes", "Bytes of blobs that were added to IPFS."),
             metrics.gauge("facade_ipfs_announcements_waiting", "Blobs that wait to be added to IPFS."),
             metrics.counter("facade_ipfs_unpinned", "Layers that were unpinned to keep to the budget."),
+            metrics.gauge("facade_ipfs_swarm_peers", "Other nodes that the IPFS node is connected with."),
             metrics.gauge("facade_ipfs_occupied_bytes", "Bytes in the repository of the IPFS node."),
             metrics.gauge(
                 "facade_ipfs_budget_bytes", "Bytes that may be in the repository of the IPFS node."

@@ -75,6 +75,11 @@ class Node:
         """Deletes what is not pinned; returns when that is done."""
         await self._do(lambda client: client.repo.gc(opts={"silent": True}, timeout=COLLECT_S))
 
+    async def swarm_peers(self) -> int:
+        """How many other nodes it is connected with."""
+        found = await self._do(lambda client: client.swarm.peers())
+        return len(found.get("Peers") or [])
+
     async def config(self) -> Mapping[str, Any]:
         """Its settings, without secrets."""
         found = await self._do(lambda client: client.config.get())
