@@ -134,7 +134,7 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
         stack.push_async_callback(_cancel, asyncio.create_task(_scrub(storage, settings.scrub_age_s)))
         routes = handlers.routes()
         warmer = Warmer(pulls, cache, upstreams.names, _default_upstream(settings), WarmMetrics.on(metrics))
-        if settings.warm.images:
+        if settings.warm.images and seat.number == 0:  # one worker fills the cache of all
             stack.push_async_callback(_cancel, asyncio.create_task(_keep_warm(warmer, settings.warm)))
         if settings.peers:
             peers = PeerHandlers(upstreams.names, cache, locator, settings.peer_token, counted, peer_metrics)

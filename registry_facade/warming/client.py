@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from ocikit.distribution.transport import Deadlines, Transport
-from ocikit.errors import RegistryError
+from ocikit.errors import Denied, RegistryError
 from registry_facade.warming.handlers import PATH
 from servicekit.secrets import Secret
 
@@ -16,7 +16,10 @@ _DEADLINES = Deadlines(connect_s=5.0, first_byte_s=30.0, idle_s=24 * 3600.0)
 async def warm(
     url: str, images: Sequence[str], platform: str | None, limit_rate: str | None, token: Secret
 ) -> AsyncIterator[Mapping[str, Any]]:
-    """One result for each image; see `warmer.Warmed`. Raises TransportError or RegistryError."""
+    """One result for each image; see `warmer.Warmed`.
+
+    ``token`` is the facade's admin_token. Raises TransportError, Denied or RegistryError.
+    """
     asked = {"images": list(images), "platform": platform, "limit_rate": limit_rate}
     body = json.dumps({key: value for key, value in asked.items() if value is not None}).encode()
     address = url.rstrip("/") + PATH
@@ -25,6 +28,8 @@ async def warm(
         Transport(_DEADLINES) as transport,
         transport.send("POST", address, headers=shown, data=body) as response,
     ):
+        if response.status == 401:
+            raise Denied(url, "administration", "it takes facade.admin_token")
         if response.status != 200:
             raise RegistryError("POST", address, response.status, await response.error_text())
         held = b""

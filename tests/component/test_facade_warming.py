@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from cli.facade import warm as cli_warm
 from ocikit.descriptor import Platform
+from ocikit.errors import Denied
 from ocikit.layout import LayoutRepository
 from registry_facade.settings import WarmSettings
 from registry_facade.warming.handlers import PATH
@@ -160,3 +161,19 @@ async def test_the_command_reports_and_its_status_tells(tmp_path, upstream):
         assert (status, found["failed"], found["images"][0]["fetched_blobs"]) == (0, 0, 4)
         status, found = await asyncio.to_thread(run, "hub.test/team/app:v1", "hub.test/team/app:gone")
         assert (status, found["failed"], found["images"][0]["there_blobs"]) == (3, 1, 4)
+
+
+async def test_the_command_shows_the_token_of_the_settings(tmp_path, upstream, monkeypatch):
+    token = "sesame"
+    env = {"LAPSTRAKE_FACADE_ADMIN_TOKEN": token}
+    arguments = ("--upstream", f"hub.test={upstream.origin}")
+    with facade_process(tmp_path / "facade", *arguments, env=env) as facade:
+        asked = ["hub.test/team/app:v1", "--facade", facade.url, "--json"]
+
+        def run():
+            return CliRunner().invoke(cli_warm, asked, standalone_mode=False)
+
+        refused = await asyncio.to_thread(run)
+        assert isinstance(refused.exception, Denied)
+        monkeypatch.setenv(*env.popitem())
+        assert (await asyncio.to_thread(run)).return_value == 0
