@@ -16,6 +16,7 @@ from content.initializers.policy import Policy
 from content.io_limits.controller import Law, PressureController
 from content.io_limits.groups import GroupSettings, JobGroups
 from content.io_limits.limiter import IoLimits
+from content.io_limits.workspaces import WorkspaceLimits
 from content.jobs import Job, JobRunner
 from content.keys import Workspace
 from content.metrics import IoMetrics, JobMetrics, PeriodicMetrics, StoreMetrics
@@ -100,6 +101,9 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
             controller = PressureController(settings.pressure.files, buckets, law, io_metrics)
             _following = background.start(controller.run(), name="pressure")
 
+        limits = WorkspaceLimits(settings.workspace_cgroups, settings.workspaces_root, io_metrics)
+        _holding = background.start(limits.run(), name="workspace-limits")
+
         def begin(schedule: Schedule) -> Job:
             task = {**dataclasses.asdict(schedule), **periodic_task(node.keep)}
             return node.start("periodic_backup", Workspace.parse(schedule.workspace), task)
@@ -118,6 +122,7 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
             processes=processes,
             periodic=periodic,
             disk=guard,
+            limits=limits,
             buckets=buckets,
             job_rates=_rates(settings.job),
             readiness=readiness,

@@ -16,6 +16,7 @@ from content.confinement import confined
 from content.errors import JobNotFound, ObjectCorrupt
 from content.fields import InvalidRequest
 from content.initializers.specs import parse_initializer, snapshots_of
+from content.io_limits.workspaces import Held
 from content.jobs import Job
 from content.keys import Workspace
 from content.node import Node, NodeUnready
@@ -28,6 +29,7 @@ from content.requests import (
     parse_backup,
     parse_expiry,
     parse_initialization,
+    parse_io_limits,
     parse_rates,
     parse_restore,
     parse_schedule,
@@ -66,6 +68,9 @@ class ContentHandlers:
             web.get("/v1/jobs/{job_id}", self.show_job),
             web.delete("/v1/jobs/{job_id}", self.cancel_job),
             web.get("/v1/jobs/{job_id}/events", self.watch_job),
+            web.get(f"{workspace}/io-limits", self.show_io_limits),
+            web.put(f"{workspace}/io-limits", self.put_io_limits),
+            web.delete(f"{workspace}/io-limits", self.clear_io_limits),
             web.get("/v1/node", self.show_node),
             web.get("/v1/limits", self.show_limits),
             web.patch("/v1/limits", self.change_limits),
@@ -274,6 +279,23 @@ class ContentHandlers:
             }
         )
 
+    async def show_io_limits(self, request: web.Request) -> web.Response:
+        return web.json_response(_held(self._node.limits.get(self._workspace(request))))
+
+    async def put_io_limits(self, request: web.Request) -> web.Response:
+        """Of the workspace's own cgroup; for the node's keeper only."""
+        workspace = self._workspace(request)
+        require_owner(request, ANY)
+        held = parse_io_limits(await read_fields(request))
+        await self._node.limits.apply(workspace, held)
+        return web.json_response(_held(held))
+
+    async def clear_io_limits(self, request: web.Request) -> web.Response:
+        workspace = self._workspace(request)
+        require_owner(request, ANY)
+        await self._node.limits.clear(workspace)
+        return web.Response(status=204)
+
     async def show_limits(self, _request: web.Request) -> web.Response:
         return _rates(self._node.buckets)
 
@@ -292,6 +314,10 @@ class ContentHandlers:
     async def _change(self, request: web.Request, buckets: Buckets) -> web.Response:
         buckets.change(parse_rates(await read_fields(request), buckets.rates))
         return _rates(buckets)
+
+
+def _held(held: Held) -> dict[str, Any]:
+    return {"cgroup": held.cgroup, **dataclasses.asdict(held.limits)}
 
 
 def _schedule(schedule: Schedule) -> dict[str, Any]:

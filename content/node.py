@@ -9,6 +9,7 @@ from typing import Any
 from content.disk_guard import TOPIC, DiskGuard
 from content.errors import ContentError
 from content.initializers.policy import Policy
+from content.io_limits.workspaces import WorkspaceLimits
 from content.jobs import Job, JobRunner
 from content.keys import Workspace
 from content.objects.base import MultipartStore
@@ -40,6 +41,7 @@ class Node:
     processes: JobProcesses
     periodic: PeriodicBackups
     disk: DiskGuard
+    limits: WorkspaceLimits
     buckets: Buckets
     job_rates: Rates
     readiness: Readiness

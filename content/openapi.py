@@ -1,7 +1,9 @@
 """The description of the agent's API (OpenAPI 3.1), served at ``/openapi.json`` and tested against."""
 
+from dataclasses import fields
 from typing import Any
 
+from content.io_limits.limiter import IoLimits
 from content.requests import RATE_FIELDS
 
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"}
@@ -75,6 +77,7 @@ def _paths() -> dict[str, Any]:
     workspace = "/v1/workspaces/{owner}/{id}"
     started = {"202": _json("Job", "Queued; Location names the job.")}
     schedule = {"200": _json("Schedule", "A final backup that is done ends it as well.")}
+    io_limits = {"200": _json("IoLimits", "In force, and read back.")}
     limits = {"200": _json("Limits", "Asked for now; a field that is left out stays, null lifts.")}
     return {
         f"{workspace}/backups": {
@@ -170,6 +173,18 @@ def _paths() -> dict[str, Any]:
             "parameters": _JOB,
             "get": _operation("Show a job's rate limits.", limits, 404),
             "patch": _operation("Change a job's rate limits.", limits, 400, 404, body="Limits"),
+        },
+        f"{workspace}/io-limits": {
+            "parameters": _WORKSPACE,
+            "get": _operation("Show the limits on a workspace's cgroup.", io_limits, 400, 404),
+            "put": _operation("Limit a workspace's cgroup.", io_limits, 400, 404, 507, body="IoLimits"),
+            "delete": _operation(
+                "Lift the limits on a workspace's cgroup.",
+                {"204": {"description": "Lifted; now the workspace may be killed."}},
+                400,
+                404,
+                507,
+            ),
         },
         "/v1/node": {
             "get": _operation("Show how the node is.", {"200": _json("Node", "With why it is not ready.")})
@@ -293,6 +308,7 @@ def _schemas() -> dict[str, Any]:
                 "disk_held_to_bytes_s": maybe,
             }
         ),
+        "IoLimits": _object({"cgroup": _TEXT}, {field.name: _RATE for field in fields(IoLimits)}),
         "Link": _object({"url": text, "expires_s": number, "bytes": number}),
         "Schedules": _object({"schedules": {"type": "array", "items": _ref("Schedule")}}),
         "Job": _object(

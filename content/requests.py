@@ -1,5 +1,6 @@
 """What clients ask, parsed once into values that are right; all problems of a body are told at once."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +9,8 @@ from typing import Any, Literal
 from aiohttp import web
 
 from content.fields import Fields, InvalidRequest
+from content.io_limits.limiter import IoLimits
+from content.io_limits.workspaces import Held
 from content.keys import is_snapshot_id
 from content.rates import WAYS, Rates, Way
 
@@ -125,6 +128,19 @@ def parse_expiry(text: str | None) -> int:
     if not 1 <= number <= _MOST_EVERY_S:
         raise InvalidRequest([f"expires_s: must be from 1 to {_MOST_EVERY_S}"])
     return number
+
+
+def parse_io_limits(fields: Fields) -> Held:
+    """Raises InvalidRequest."""
+    cgroup = fields.text("cgroup", "")
+    if not cgroup:
+        fields.problems.append("cgroup: must name a cgroup")
+    values = {field.name: fields.number(field.name) for field in dataclasses.fields(IoLimits)}
+    fields.problems += [
+        f"{name}: must be at least 1; null is no limit" for name in values if values[name] == 0
+    ]
+    fields.done()
+    return Held(cgroup or "", IoLimits(**values))
 
 
 def parse_rates(fields: Fields, now: Rates) -> Rates:

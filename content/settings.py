@@ -119,6 +119,9 @@ class ContentSettings:
     source_hosts: tuple[str, ...] = setting(
         STRINGS, (), "Hosts on private networks that initializers may fetch from; all others must be public."
     )
+    workspace_cgroups: Path | None = setting(
+        PATH, None, "Directory below which the workspaces' own cgroups are, which the API may then limit."
+    )
     min_free_bytes: int = setting(
         SIZE, 1 << 30, "Below this much free space the node is not ready and periodic work stops."
     )

@@ -239,6 +239,28 @@ async def test_a_job_whose_process_is_killed_fails_alone(tmp_path: Path, blkio: 
         assert (await _finished(client, job))["state"] == "done"
 
 
+async def test_a_workspaces_own_cgroup_is_limited_and_lifted_by_request(tmp_path: Path, blkio: Path) -> None:
+    blkio.mkdir()
+    (blkio / "w1").mkdir()
+    path, limits = "/v1/workspaces/me/w1/io-limits", IoLimits(read_bytes_s=7 << 20, write_operations_s=9)
+    asked = {"cgroup": "w1", "read_bytes_s": 7 << 20, "write_operations_s": 9}
+    async with _running(_settings(tmp_path, workspace_cgroups=str(blkio))) as client:
+        async with client.put(path, json=asked) as response:
+            assert response.status == 200
+        assert list(CgroupLimiter(blkio / "w1").show().values()) == [limits]
+        async with client.get(path) as response:
+            assert (await response.json())["read_bytes_s"] == 7 << 20
+        async with client.delete(path) as response:
+            assert response.status == 204
+        assert CgroupLimiter(blkio / "w1").show() == {}
+        for cgroup, status in (("../..", 400), ("w1/..", 400), ("none", 507)):
+            async with client.put(path, json={**asked, "cgroup": cgroup}) as response:
+                assert response.status == status
+        async with client.get(path) as response:
+            assert response.status == 404
+    (blkio / "w1").rmdir()
+
+
 async def test_what_a_killed_restore_left_is_swept_while_others_run(tmp_path: Path, blkio: Path) -> None:
     settings = _settings(tmp_path, **{"job.cgroup": str(blkio)})
     tree = settings.workspaces_root / "me" / "w1"
