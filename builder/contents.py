@@ -111,6 +111,8 @@ def read_contents(pieces: Iterable[bytes], layer: str) -> Contents:
                 entries[path] = ContentsEntry(kind, member.mode & 0o7777, member.uid, member.gid, content)
                 setattr(archive, "members", [])  # noqa: B010 (unknown to its stubs; else every member is kept)
             stream.drain()
+    except InvalidLayer:  # a ValueError too, which says already what is wrong
+        raise
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise InvalidLayer(layer, f"not a tar: {error}") from error
     return Contents(entries, merged)

@@ -48,18 +48,20 @@ def read_entries(file: BinaryIO, layer: str) -> Sequence[TarEntry]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
-                if member.issparse():
-                    raise InvalidLayer(layer, f"{member.name} is a sparse file")
                 entry = _entry(member, layer)
                 found.pop(entry.path, None)
                 found[entry.path] = entry
                 archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every member
+    except InvalidLayer:  # a ValueError too, which says already what is wrong
+        raise
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise InvalidLayer(layer, f"not a tar: {error}") from error
     return list(found.values())
 
 
 def _entry(member: tarfile.TarInfo, layer: str) -> TarEntry:
+    if member.issparse():
+        raise InvalidLayer(layer, f"{member.name} is a sparse file")
     xattrs = {key: value for key, value in member.pax_headers.items() if key.startswith(_XATTR)}
     return TarEntry(
         clean_path(member.name, layer),

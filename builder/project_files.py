@@ -199,6 +199,7 @@ class _Combinations:
         self._units = units
         self._ignored = ignored
         self._own: dict[str, tuple[Value, Mapping[str, Value]]] = {}
+        self._known: dict[str, Sequence[str]] = {}
         for item in value.items("combinations"):
             fields = item.fields(("name", "chunks", "ref"), "a combination")
             name = fields["name"].text("name") if "name" in fields else ""
@@ -212,10 +213,7 @@ class _Combinations:
     def resolved(self) -> Mapping[str, Combination]:
         for name in self._own:
             self._check(name)
-        return {
-            name: Combination(name, tuple(dict.fromkeys(self._chunks(name, ()))))
-            for name in sorted(self._own)
-        }
+        return {name: Combination(name, tuple(self._chunks(name, ()))) for name in sorted(self._own)}
 
     def _check(self, name: str) -> None:
         _, fields = self._own[name]
@@ -232,13 +230,19 @@ class _Combinations:
                 item.error(f"combination {name!r} refers to the unknown {item.text('a ref')!r}")
 
     def _chunks(self, name: str, path: tuple[str, ...]) -> Sequence[str]:
+        """Each chunk once, and each combination followed once, however often it is referred to."""
         item, fields = self._own[name]
         if name in path:
             item.error(f"combinations refer to each other in a circle: {' -> '.join((*path, name))}")
             return ()
-        refs = fields["ref"].texts("ref") if "ref" in fields else ()
-        inherited = [chunk for ref in refs if ref in self._own for chunk in self._chunks(ref, (*path, name))]
-        return [*inherited, *(fields["chunks"].texts("chunks") if "chunks" in fields else ())]
+        if name not in self._known:
+            refs = fields["ref"].texts("ref") if "ref" in fields else ()
+            inherited = [
+                chunk for ref in refs if ref in self._own for chunk in self._chunks(ref, (*path, name))
+            ]
+            own = fields["chunks"].texts("chunks") if "chunks" in fields else ()
+            self._known[name] = tuple(dict.fromkeys([*inherited, *own]))
+        return self._known[name]
 
 
 def _env_actions(value: Value) -> Mapping[str, EnvAction]:

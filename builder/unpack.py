@@ -95,6 +95,8 @@ def unpack_tar(pieces: Iterable[bytes], root: Path, layer: str, *, overlay: bool
                 tree.apply(member, archive)
                 setattr(archive, "members", [])  # noqa: B010 (unknown to its stubs; else every member is kept)
             stream.drain()
+    except InvalidLayer:  # a ValueError too, which says already what is wrong
+        raise
     except (tarfile.TarError, ValueError) as error:
         raise InvalidLayer(layer, f"not a tar: {error}") from error
 

@@ -11,8 +11,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from builder.chunk_images import BASE_DIGEST, CHUNK_NAME, INPUT_HASH
+from builder.chunk_images import CHUNK_NAME, INPUT_HASH
 from ocikit.cid import ANNOTATION, cid_of
+from ocikit.combine import BASE_DIGEST
 from ocikit.layout import LayoutRepository
 from ocikit.repository import load_image
 from ocikit.validate import image_violations

@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from builder.chunk_images import BASE_DIGEST
 from builder.platforms import host_platform
+from ocikit.combine import BASE_DIGEST
 from ocikit.descriptor import Platform
 from ocikit.digest import Digest
 from ocikit.layout import LayoutRepository

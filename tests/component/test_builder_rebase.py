@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.chunk_images import BASE_DIGEST
+from ocikit.combine import BASE_DIGEST
 from ocikit.layout import LayoutRepository
 from ocikit.repository import load_image
 from tests.support.builder_project import BASE, CHUNK, COMBINER, CONTEXT, Lapstrake, write_project

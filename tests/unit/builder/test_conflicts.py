@@ -130,6 +130,33 @@ def test_any_bytes_are_read_or_refused(data: bytes):
         return
 
 
+@given(st.data())
+def test_a_damaged_tar_is_read_or_refused(data: st.DataObject):
+    whole = bytearray(_some_tar())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(whole)))
+    pieces = [bytes(whole[:cut]), b"", bytes(whole[cut:])][: data.draw(st.integers(1, 3))]
+    try:
+        read_contents(pieces, "x")
+    except InvalidLayer:
+        return
+
+
+def _some_tar() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, kind in (
+            ("d/" + "x" * 150, tarfile.REGTYPE),
+            ("l", tarfile.SYMTYPE),
+            ("h", tarfile.LNKTYPE),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.pax_headers = kind, "d", {"SCHILY.xattr.user.a": "1"}
+            archive.addfile(info)
+    return out.getvalue()[: 16 << 10]
+
+
 def test_merged_files_take_modes_and_owners_from_below():
     below = layer("etc/", "etc/passwd=1")
     data = files_tar({"etc/passwd": b"new", "var/lib/x": b"1"}, [below])

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -240,3 +241,35 @@ def test_platforms_are_read_and_judged(tmp_path: Path):
     found = problems(tmp_path)
     assert "dazzle.yaml:1: 'arm64' is not a platform" in found
     assert "platform linux/amd64 appears twice" in found
+
+
+def test_references_that_multiply_are_followed_once(tmp_path: Path):
+    lines = [f"    - {{name: c{at}, ref: [c{at + 1}, c{at + 1}]}}" for at in range(200)]
+    combinations = "\n".join([*lines, "    - {name: c200, chunks: [a]}"])
+    project = load_project(write(tmp_path, dazzle_yaml=f"combiner:\n  combinations:\n{combinations}\n"))
+    assert project.combinations["c0"].chunks == ("a",)
+
+
+_WORDS = st.sampled_from([
+    "combiner", "combinations", "name", "chunks", "ref", "envvars", "action", "ignore", "lapstrake", "order",
+    "contexts", "platforms", "allow-conflicts", "variants", "args", "dockerfile", "desc", "command", "assert",
+    "env", "user", "skip", "entrypoint", "a", "b", "a:1", "Dockerfile", "status == 0", "A=b", "merge", "*",
+    "", "popularity", "linux/amd64", "../..", "/", "1", "true", None,
+])  # fmt: skip
+_DOCUMENTS = st.recursive(
+    _WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_WORDS.filter(bool), inner, max_size=5),
+    max_leaves=25,
+)
+
+
+@given(_DOCUMENTS, st.sampled_from(["dazzle.yaml", "chunks/a/chunk.yaml", "tests/a.yaml", "base/chunk.yaml"]))
+def test_any_document_is_a_project_or_a_list_of_problems(
+    tmp_path_factory: pytest.TempPathFactory, document: object, name: str
+):
+    root = write(tmp_path_factory.mktemp("any"))
+    path = root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(document))
+    with contextlib.suppress(ProjectInvalid):
+        load_project(root)
