@@ -40,7 +40,7 @@ class HintedIndex:
         await self._index.put(digest, cid)
 
     async def forget(self, digest: Digest, cid: str) -> None:
-        await self._hints.forget(digest, cid)
+        """A hint stays, for the image still says so: nobody may have added the layer yet."""
         await self._index.forget(digest, cid)
 
     async def aclose(self) -> None:

@@ -180,8 +180,6 @@ async def test_an_annotation_is_a_hint_of_last_resort():
     assert await index.get(DIGEST) == NEWER
     await index.forget(DIGEST, NEWER)
     assert await index.get(DIGEST) == CID
-    await index.forget(DIGEST, CID)
-    assert await index.get(DIGEST) is None
 
 
 async def test_an_annotation_serves_where_the_index_is_gone():
