@@ -227,7 +227,7 @@ def prune(
 ) -> None:
     """Delete the snapshots that no --keep rule wants, and leftovers of backups that never finished.
 
-    The latest snapshot is always kept; without a rule all are. JSON: kept, deleted (lists of ids),
+    The latest snapshot is always kept, and the latest good one; without a rule all are. JSON: kept, deleted (lists of ids),
     swept_objects, swept_uploads, dry_run.
     """
     chosen = choice(workspace, store, s3_endpoint, limit_rate)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from content import keys
 from content.catalog import Catalog
+from content.errors import IntegrityError, NotFound
 from content.objects.base import MultipartStore
 from content.retention import KeepRules, Verdict, judge
-from content.snapshot import Pointer
+from content.snapshot import Pointer, Snapshot
+from content.verify import check_tar
 from servicekit.clock import Clock, SystemClock
 
 ORPHAN_AGE_S = 86_400.0
@@ -27,10 +29,24 @@ class Swept:
 
 async def prune(store: MultipartStore, catalog: Catalog, rules: KeepRules, *, dry_run: bool) -> list[Verdict]:
     """Deletes what no rule keeps; the verdicts are the same with ``dry_run``."""
-    verdicts = judge((await catalog.load()).pointer.snapshots, rules)
+    snapshots = (await catalog.load()).pointer.snapshots
+    verdicts = judge(snapshots, rules, await _damaged(store, snapshots))
     if not dry_run:
         await delete(store, catalog, [v.snapshot.id for v in verdicts if not v.reasons])
     return verdicts
+
+
+async def _damaged(store: MultipartStore, snapshots: Sequence[Snapshot]) -> frozenset[str]:
+    """Those newer than the latest of which the store has the tar; one request, when all is well."""
+    damaged: set[str] = set()
+    for snapshot in reversed(snapshots):
+        try:
+            await check_tar(store, snapshot)
+        except (IntegrityError, NotFound):
+            damaged.add(snapshot.id)
+        else:
+            break
+    return frozenset(damaged)
 
 
 async def delete(store: MultipartStore, catalog: Catalog, snapshot_ids: Sequence[str]) -> None:

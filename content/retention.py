@@ -1,6 +1,8 @@
-"""Which snapshots to keep; pure. A snapshot is kept when any rule wants it, and the latest always is."""
+"""Which snapshots to keep; pure. A snapshot is kept when any rule wants it; the latest always is, and so is
+the latest that is not damaged.
+"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,16 +34,23 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def judge(snapshots: Sequence[Snapshot], rules: KeepRules) -> list[Verdict]:
-    """A verdict for each, newest first. Without any rule all are kept."""
+def judge(
+    snapshots: Sequence[Snapshot], rules: KeepRules, damaged: Collection[str] = frozenset()
+) -> list[Verdict]:
+    """A verdict for each, newest first. Without any rule all are kept. ``damaged`` are ids of snapshots that
+    could not be restored: rules do not count them, so that none makes a good one go.
+    """
     newest_first = sorted(snapshots, key=lambda snapshot: (snapshot.created_s, snapshot.id), reverse=True)
     reasons: dict[str, list[str]] = {snapshot.id: [] for snapshot in newest_first}
+    good = [snapshot for snapshot in newest_first if snapshot.id not in damaged]
     for snapshot in newest_first[:1]:
         reasons[snapshot.id].append("latest")
+    for snapshot in good[:1]:
+        reasons[snapshot.id].append("last good")
     if rules.is_empty:
         for snapshot in newest_first:
             reasons[snapshot.id].append("no rule given")
-    for snapshot in newest_first[: rules.last]:
+    for snapshot in good[: rules.last]:
         reasons[snapshot.id].append("last")
     for name, count, period in (
         ("hourly", rules.hourly, _period("%Y-%m-%dT%H")),
@@ -50,7 +59,7 @@ def judge(snapshots: Sequence[Snapshot], rules: KeepRules) -> list[Verdict]:
         ("monthly", rules.monthly, _period("%Y-%m")),
     ):
         seen: set[str] = set()
-        for snapshot in newest_first:
+        for snapshot in good:
             if period(snapshot) not in seen and len(seen) < count:
                 seen.add(period(snapshot))
                 reasons[snapshot.id].append(name)

@@ -33,12 +33,7 @@ async def verify(
     Damage is reported, not raised; a store that cannot be reached is raised.
     """
     try:
-        info = await store.stat(snapshot.tar_key)
-        if info.size_bytes != snapshot.tar_bytes:
-            reason = f"it has {info.size_bytes} bytes, not {snapshot.tar_bytes}"
-            raise ObjectCorrupt(snapshot.tar_key, reason)
-        if info.crc32 not in {None, snapshot.tar_crc32}:
-            raise ObjectCorrupt(snapshot.tar_key, "the store's checksum is not ours")
+        await check_tar(store, snapshot)
         selection = await select(store, snapshot, (), rebuild=False)
         if selection.entries != snapshot.entries:
             raise ObjectCorrupt(
@@ -61,6 +56,18 @@ async def verify(
     await workers.each(chosen, checked, concurrency=store.properties.concurrency)
     read = sum(window.span.length for window in chosen)
     return VerifyResult(snapshot.id, selection.entries, read, snapshot.tar_bytes, sorted(problems))
+
+
+async def check_tar(store: ObjectSource, snapshot: Snapshot) -> None:
+    """Asks the store whether it has the tar that was committed; reads nothing. Raises ObjectNotFound,
+    ObjectCorrupt.
+    """
+    info = await store.stat(snapshot.tar_key)
+    if info.size_bytes != snapshot.tar_bytes:
+        reason = f"it has {info.size_bytes} bytes, not {snapshot.tar_bytes}"
+        raise ObjectCorrupt(snapshot.tar_key, reason)
+    if info.crc32 not in {None, snapshot.tar_crc32}:
+        raise ObjectCorrupt(snapshot.tar_key, "the store's checksum is not ours")
 
 
 async def _check(store: ObjectSource, key: str, window: Window) -> None:

@@ -286,6 +286,23 @@ async def test_pruning_keeps_the_latest_and_sweeping_finds_orphans(
     assert not (await verify(store, latest)).problems
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+async def test_pruning_never_deletes_the_last_good_one(
+    tree: Path, store: DirectoryObjectStore, tmp_path: Path, damage: str
+) -> None:
+    """However the rules are, and although newer ones are listed."""
+    wanted = facts(tree)
+    snapshots = [(await _backup(tree, store)).snapshot for _ in range(4)]
+    for snapshot in snapshots[2:]:
+        path = store.root / "objects" / snapshot.tar_key
+        path.unlink() if damage == "gone" else os.truncate(path, 1000)
+    verdicts = await prune(store, Catalog(store, W), KeepRules(last=1), dry_run=False)
+    kept = {verdict.snapshot.id: verdict.reasons for verdict in verdicts if verdict.reasons}
+    assert kept == {snapshots[3].id: ("latest",), snapshots[1].id: ("last good", "last")}
+    out = await _restored(store, tmp_path / "out", snapshot_id=snapshots[1].id)
+    assert facts(out) == wanted
+
+
 class _Failing(Wrapper):
     """Fails at one step, as a crash of the node there would."""
 

@@ -144,7 +144,11 @@ async def test_a_backup_killed_at_any_step_loses_nothing_and_the_next_one_goes_o
         assert 0 < result["resumed_bytes"] < result["tar_bytes"]
     async with open_store(node.ledger.store, StoreOptions(s3_endpoint=node.ledger.endpoint)) as store:
         swept = await sweep(store, Catalog(store, W), older_than_s=-60, dry_run=True)
-        assert (swept.objects, swept.uploads) == ([], [])
+        assert swept.objects == []
+        prefix = f"/{node.ledger.store.removeprefix('s3://')}/"
+        assert node.proxy.begun
+        for path in node.proxy.begun:  # MinIO lists the uploads of a key only when it is told the key
+            assert [upload async for upload in store.list_uploads(path.removeprefix(prefix))] == []
 
 
 async def test_a_killed_restore_leaves_nothing_that_is_taken_for_the_tree(node: Node, tmp_path: Path) -> None:

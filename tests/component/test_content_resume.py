@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -81,12 +81,21 @@ async def _interrupted(tree: Path, store: MultipartStore, proxy: S3Proxy, journa
     proxy.let_go()
 
 
-async def _proven(result: BackupResult, store: MultipartStore, tree: Path, tmp_path: Path) -> None:
+async def _proven(
+    result: BackupResult, store: MultipartStore, tree: Path, tmp_path: Path, keys_begun: Sequence[str] = ()
+) -> None:
     assert not (await verify(store, result.snapshot)).problems
     await restore(RestoreRequest(tmp_path / "out", W, sync=False), store)
     assert facts(tmp_path / "out") == facts(tree)
     left = await sweep(store, Catalog(store, W), older_than_s=-60, dry_run=True)
     assert (left.objects, left.uploads) == ([], [])
+    for key in keys_begun:  # MinIO lists the uploads of a key only when it is told the key
+        assert [upload async for upload in store.list_uploads(key)] == []
+
+
+def _keys(proxy: S3Proxy, tmp_path: Path) -> list[str]:
+    assert proxy.begun
+    return [path.partition(f"/{tmp_path.name}/")[2] for path in proxy.begun]
 
 
 @pytest.mark.component("minio")
@@ -99,7 +108,7 @@ async def test_only_what_is_missing_is_sent(
     # A part whose answer was under way when the backup stopped is not noted, and is sent again.
     assert before >= result.resumed_bytes >= before - 3 * (8 << 20) > 0
     assert proxy.part_bytes == before + result.snapshot.tar_bytes - result.resumed_bytes
-    await _proven(result, store, tree, tmp_path)
+    await _proven(result, store, tree, tmp_path, _keys(proxy, tmp_path))
 
 
 @pytest.mark.component("minio")
@@ -121,7 +130,7 @@ async def test_a_second_backup_takes_over_what_was_copied_too(
     assert (proxy.done["part"], proxy.done["copy"]) == (sent, copied)
     assert result.copied_bytes > 30 << 20
     assert result.resumed_bytes == result.snapshot.tar_bytes
-    await _proven(result, store, tree, tmp_path)
+    await _proven(result, store, tree, tmp_path, _keys(proxy, tmp_path))
 
 
 def _edit_in_place(tree: Path) -> None:
@@ -155,7 +164,7 @@ async def test_what_changed_since_is_in_the_snapshot_as_it_is_now(
     assert result.resumed_bytes < result.snapshot.tar_bytes
     if edit is _edit_in_place:
         assert result.resumed_bytes > 0
-    await _proven(result, store, tree, tmp_path)
+    await _proven(result, store, tree, tmp_path, _keys(proxy, tmp_path))
 
 
 @pytest.mark.component("minio")
@@ -172,7 +181,7 @@ async def test_an_upload_that_the_store_forgot_is_started_again(
     assert result.note is not None
     assert "the store does not have it any more" in result.note
     assert result.resumed_bytes == 0
-    await _proven(result, store, tree, tmp_path)
+    await _proven(result, store, tree, tmp_path, _keys(proxy, tmp_path))
 
 
 @pytest.mark.component("minio")
@@ -184,7 +193,7 @@ async def test_an_upload_planned_on_another_snapshot_is_given_up_and_removed(
     result = await back_up(BackupRequest(tree, W), store, journals=journals)
     assert result.note is not None
     assert "another backup was committed since" in result.note
-    await _proven(result, store, tree, tmp_path)
+    await _proven(result, store, tree, tmp_path, _keys(proxy, tmp_path))
 
 
 @pytest.mark.component("minio")
@@ -196,7 +205,7 @@ async def test_an_upload_that_may_be_swept_any_moment_is_not_continued(
     result = await back_up(BackupRequest(tree, W), store, journals=journals, clock=later)
     assert result.note is not None
     assert "it is too old" in result.note
-    await _proven(result, store, tree, tmp_path)
+    await _proven(result, store, tree, tmp_path, _keys(proxy, tmp_path))
 
 
 @pytest.mark.component("minio")

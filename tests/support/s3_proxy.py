@@ -100,7 +100,7 @@ Fault = (
 
 class S3Proxy:
     """An async context manager; ``endpoint`` is where clients go. ``done`` counts requests per step that the
-    server answered, ``part_bytes`` the bodies of parts among them.
+    server answered, ``part_bytes`` the bodies of parts among them, ``begun`` the paths of multipart uploads.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -110,6 +110,7 @@ class S3Proxy:
         self._holds: list[Hold] = []
         self.done: Counter[Step] = Counter()
         self.part_bytes = 0
+        self.begun: list[str] = []
         self.endpoint = ""
 
     def on(self, step: Step, *faults: Fault | None) -> None:
@@ -158,6 +159,8 @@ class S3Proxy:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         step = step_of(request)
+        if step == "begin":
+            self.begun.append(request.path)
         fault = self._faults[step].pop(0) if self._faults[step] else None
         if isinstance(fault, ResetRequest):
             await request.content.readexactly(min(fault.after_bytes, request.content_length or 0))
