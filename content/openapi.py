@@ -224,6 +224,11 @@ def _initializers() -> dict[str, Any]:
         "commit": {"type": "string", "pattern": "^([0-9a-f]{40}|[0-9a-f]{64})$"},
         "depth": {"type": ["integer", "null"], "minimum": 1},
         "submodules": {"type": "boolean"},
+        "authorization": {
+            "type": "string",
+            "minLength": 1,
+            "description": "Value of the header of that name, for the URL's origin only; it is not kept.",
+        },
         "target": _TEXT,
     }
     file = _object(

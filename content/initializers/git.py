@@ -216,13 +216,23 @@ class _Repository:
         owner = self.path.joinpath(".git").stat()
         os.chown(place, owner.st_uid, owner.st_gid)
 
+    async def _ask(self, *arguments: str) -> str:
+        """As `_run`, for what goes to the network. Credentials are in the environment, which others cannot
+        read, and for one origin, so that submodules elsewhere do not get them.
+        """
+        directories = ("--git-dir", str(self.path / ".git"), "--work-tree", str(self.path))
+        more = authorized(self.source)
+        return await self.git.run(
+            *directories, *self.pinned, *arguments, cwd=self.path, url=self.source.url, **more
+        )
+
     async def _initialise(self) -> None:
         await self._run("init", "-q", "--template=", "--initial-branch=main")
         await self._run("config", "remote.origin.url", self.source.url)
         await self._run("config", "remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*")
 
     async def _default_branch(self) -> str:
-        answer = await self._run(*self.pinned, "ls-remote", "--symref", "--", self.source.url, "HEAD")
+        answer = await self._ask("ls-remote", "--symref", "--", self.source.url, "HEAD")
         for line in answer.splitlines():
             if line.startswith("ref: refs/heads/"):
                 return line.removeprefix("ref: refs/heads/").partition("\t")[0]
@@ -249,9 +259,7 @@ class _Repository:
         return source.commit
 
     async def _fetch_refs(self, *arguments: str) -> None:
-        await self._run(
-            *self.pinned, "fetch", "-q", "--no-recurse-submodules", "--no-auto-maintenance", *arguments
-        )
+        await self._ask("fetch", "-q", "--no-recurse-submodules", "--no-auto-maintenance", *arguments)
 
     async def submodules(self) -> list[FromGit]:
         """Those of the commit, at the commits that it names."""
@@ -287,7 +295,23 @@ class _Repository:
         await self._run("config", f"submodule.{name}.url", url)
         await self._run("config", f"submodule.{name}.active", "true")
         target = f"{self.source.target}/{below}" if self.source.target else below
-        return replace(self.source, url=url, branch=None, commit=commit, target=target)
+        same = urlsplit(url)[:2] == urlsplit(base)[:2]
+        authorization = self.source.authorization if same else None
+        return replace(
+            self.source, url=url, branch=None, commit=commit, target=target, authorization=authorization
+        )
+
+
+def authorized(source: FromGit) -> Mapping[str, str]:
+    """Variables that make git send the authorization of ``source`` to its origin. Pure."""
+    parts = urlsplit(source.url)
+    if source.authorization is None or parts.scheme not in {"http", "https"}:
+        return {}
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"http.{parts.scheme}://{parts.netloc}/.extraHeader",
+        "GIT_CONFIG_VALUE_0": f"Authorization: {source.authorization.reveal()}",
+    }
 
 
 def _module_map(rows: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -19,9 +19,11 @@ from content.fields import Fields, InvalidRequest
 from content.keys import Workspace, is_snapshot_id
 from ocikit.digest import Digest
 from ocikit.errors import InvalidDigest
+from servicekit.secrets import Secret
 
 _REF = re.compile(r"^(?![-./])(?!.*(\.\.|//|@\{|/\.|\.lock(/|$)))[A-Za-z0-9._/+@-]{1,200}(?<![./])$")
 _COMMIT = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})$")
+_MAX_HEADER_CHARS = 8192
 _MAX_FILES, _MAX_STEPS, _MAX_DEPTH = 1000, 20, 3
 
 
@@ -53,6 +55,8 @@ class FromGit:
     depth: int | None = None
     submodules: bool = False
     target: str = ""
+    authorization: Secret | None = None
+    """The value of that header, for the origin of ``url`` and no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,17 @@ def _git(fields: Fields, protocols: Collection[str]) -> FromGit:
         depth,
         fields.flag("submodules"),
         _path(fields, "target", ""),
+        _authorization(fields),
     )
+
+
+def _authorization(fields: Fields) -> Secret | None:
+    value = fields.text("authorization")
+    if value is None:
+        return None
+    if len(value) > _MAX_HEADER_CHARS or not value.isascii() or not value.isprintable():
+        fields.problems.append("authorization: must be the value of a header")
+    return Secret(value)
 
 
 def _file(body: Mapping[str, Any], protocols: Collection[str]) -> File:

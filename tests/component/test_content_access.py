@@ -250,6 +250,29 @@ async def test_tokens_and_rates_are_taken_over_on_a_signal_and_bad_ones_are_not(
             assert (await _limits(client, _ME))["status"] == 401
 
 
+async def test_the_processes_of_jobs_end_with_an_agent_that_is_killed(tmp_path: Path) -> None:
+    flags = {**_flags(tmp_path), "job.read_rate_bytes_s": "1KiB/s"}
+    large = tmp_path / "workspaces/me/w/large"
+    large.parent.mkdir()
+    large.write_bytes(bytes(40 << 20))
+    port, log = free_port(), tmp_path / "content.log"
+    names = {f"LAPSTRAKE_CONTENT_{name.upper().replace('.', '_')}": value for name, value in flags.items()}
+    argv = [sys.executable, "-c", "from cli.main import main; main()", "content", "serve"]
+    argv += ["--listen", f"127.0.0.1:{port}"]
+    with Process("content", argv, log=log, ready=accepts(port), env=names) as process:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+            _, job = await _post(client, "/v1/workspaces/me/w/backups")
+            while job["phase"] != "sending":
+                async with client.get(f"/v1/jobs/{job['id']}") as response:
+                    job = await response.json()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 2  # the job's, and the warm one
+        os.kill(process.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while any(Path(f"/proc/{child}/cmdline").exists() for child in children):
+                await asyncio.sleep(0.05)
+
+
 async def _limits(client: aiohttp.ClientSession, headers: dict[str, str]) -> dict:
     async with client.get("/v1/limits", headers=headers) as response:
         return await response.json()

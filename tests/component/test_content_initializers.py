@@ -216,6 +216,76 @@ async def test_a_prebuild_is_brought_to_the_commit_and_keeps_what_was_built(tmp_
 
 
 @contextlib.asynccontextmanager
+async def _git_server(root: Path, wanted: str, seen: list[str]) -> AsyncIterator[str]:
+    """``git http-backend`` over HTTP for those who send ``wanted``; ``seen`` are the headers of all."""
+
+    async def serve(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Authorization", ""))
+        if request.headers.get("Authorization", "") != wanted:
+            raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Basic"})
+        env = {
+            "PATH": os.environ["PATH"],
+            "GIT_PROJECT_ROOT": str(root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+            "PATH_INFO": request.path,
+            "QUERY_STRING": request.query_string,
+            "REQUEST_METHOD": request.method,
+            "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+            "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
+        }
+        child = await asyncio.create_subprocess_exec(
+            "git", "http-backend", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=env
+        )
+        output, _ = await child.communicate(await request.read())
+        head, _, body = output.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        return web.Response(body=body, status=int(headers.pop("Status", "200")[:3]), headers=headers)
+
+    app = web.Application(client_max_size=1 << 30)
+    app.add_routes([web.route("*", "/{path:.*}", serve)])
+    async with listening([Listener(app, "127.0.0.1", 0)], drain_s=1) as [(host, port)]:
+        yield f"http://{host}:{port}"
+
+
+async def test_a_private_repository_gets_its_credentials_and_nobody_else_does(tmp_path: Path, client) -> None:
+    """Its submodule on the same server is private too; the one elsewhere is not shown what is not its own."""
+    wanted = "Basic c2VjcmV0OnNlY3JldA=="
+    mine: list[str] = []
+    others: list[str] = []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "others").mkdir()
+    commit = _repository(tmp_path / "mine/inner")[-1]
+    foreign = _repository(tmp_path / "others/foreign")[-1]
+    _repository(tmp_path / "mine/outer")
+    async with (
+        _git_server(tmp_path / "mine", wanted, mine) as url,
+        _git_server(tmp_path / "others", "", others) as elsewhere,
+    ):
+        outer = tmp_path / "mine/outer"
+        modules = [("inner", f"{url}/inner/.git", commit), ("foreign", f"{elsewhere}/foreign/.git", foreign)]
+        for name, address, at in modules:
+            for key, value in (("path", name), ("url", address)):
+                _git(outer, "config", "-f", ".gitmodules", f"submodule.{name}.{key}", value)
+            _git(outer, "update-index", "--add", "--cacheinfo", f"160000,{at},{name}")
+        _git(outer, "add", ".gitmodules")
+        _git(outer, "commit", "-qm", "modules")
+        asked = {"kind": "git", "url": f"{url}/outer/.git", "submodules": True}
+        done = await _started(client, asked)
+        assert (done["state"], done["error"]["type"]) == ("failed", "SourceFailed")
+        done = await _started(client, {**asked, "authorization": wanted})
+    assert done["error"] is None
+    assert wanted in mine
+    assert set(others) == {""}
+    tree = _tree(tmp_path)
+    assert (tree / "inner/file").exists()
+    assert wanted.split()[1] not in "".join(p.read_text(errors="replace") for p in tree.rglob("config"))
+
+
+@contextlib.asynccontextmanager
 async def _files(content: bytes) -> AsyncIterator[str]:
     """A server of ``/file``, and of redirects to it and elsewhere."""
 
