@@ -227,8 +227,8 @@ def prune(
 ) -> None:
     """Delete the snapshots that no --keep rule wants, and leftovers of backups that never finished.
 
-    The latest snapshot is always kept, and the latest good one; without a rule all are. JSON: kept, deleted (lists of ids),
-    swept_objects, swept_uploads, dry_run.
+    The latest snapshot is always kept, and the latest good one; without a rule all are. JSON: kept, deleted
+    (lists of ids), swept_objects, swept_uploads, dry_run.
     """
     chosen = choice(workspace, store, s3_endpoint, limit_rate)
     rules = KeepRules(keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly)
