@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WITH_COMPONENTS := PATH="$(CURDIR)/$(BIN):$$(scripts/components path):$$PATH"
 PYTEST := $(WITH_COMPONENTS) $(BIN)/python -m pytest
 
-.PHONY: help demo test check bench venv dev components format clean
+.PHONY: help demo test check fuzz bench venv dev components format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -29,6 +29,11 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: dev ## the readers of archives against bytes that atheris makes up, five minutes each
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	for what in tar rebuild index; do \
+		$(BIN)/python -m tests.fuzz.reading $$what -max_total_time=300 -rss_limit_mb=1024 || exit 1; done
 
 bench: dev ## benchmarks as ratios against real peers, as a table and as JSON (out/bench.json)
 	@scripts/components install bench
