@@ -38,6 +38,7 @@ from registry_facade.metrics import FacadeMetrics
 from registry_facade.neighbourhood import neighbours_of
 from registry_facade.peers.handlers import PeerHandlers
 from registry_facade.peers.metrics import PeerMetrics
+from registry_facade.pull_events import PullEvents
 from registry_facade.pulls import Pulls
 from registry_facade.settings import FacadeSettings, WarmSettings
 from registry_facade.sharing import SharingRules
@@ -121,12 +122,17 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
         layers = await content_layers(settings, storage, cache, urls, stack)
         composer = Composer(provider, manifests, cache, locator, layers)
         pulls = Pulls(manifests, composer, locator)
+        log = AccessLog(sys.stderr)
+        stack.callback(log.flush)
+        events = PullEvents(log.write, cache.received_from)
+        stack.callback(events.close)
         handlers = PullHandlers(
             upstreams.names,
             _default_upstream(settings),
             pulls,
             cache,
             counted,
+            events,
             await _local(settings, counted, stack),
             await gate_of(settings, pulls, upstreams, catalog, provider, counted, stack),
         )
@@ -139,8 +145,6 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
         if settings.peers:
             peers = PeerHandlers(upstreams.names, cache, locator, settings.peer_token, counted, peer_metrics)
             routes += peers.routes()
-        log = AccessLog(sys.stderr)
-        stack.callback(log.flush)
         tls = await _tls(settings, stack)
         made = _applications(settings, metrics, readiness, routes, log, seat)
         if settings.admin_listen is not None or is_loopback(settings.listen[0]):

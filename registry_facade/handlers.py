@@ -14,6 +14,7 @@ from registry_facade.errors import CallerUnknown
 from registry_facade.listing import referrers_response, tags_response
 from registry_facade.local.handlers import LocalHandlers
 from registry_facade.metrics import FacadeMetrics
+from registry_facade.pull_events import Pull, PullEvents
 from registry_facade.pulls import Pulls
 from registry_facade.responses import (
     API_VERSION,
@@ -42,6 +43,7 @@ class PullHandlers:
     pulls: Pulls
     cache: ReadThrough
     metrics: FacadeMetrics
+    events: PullEvents
     local: LocalHandlers | None = None
     gate: Gate | None = None
 
@@ -88,7 +90,8 @@ class PullHandlers:
             repository=target.repository,
             reference=endpoint.reference,
         )
-        return await self._dispatch(request, endpoint, target, caller)
+        with self.events.request(request.remote or "", caller.name, target) as pull:
+            return await self._dispatch(request, endpoint, target, caller, pull)
 
     async def _caller(self, request: web.Request, gate: Gate) -> Caller:
         caller = await gate.identify(request.headers.get("Authorization"))
@@ -105,14 +108,15 @@ class PullHandlers:
             self.gate.check_covered(caller, Target(upstream, repository), "")
 
     async def _dispatch(
-        self, request: web.Request, endpoint: Endpoint, target: Target, caller: Caller
+        self, request: web.Request, endpoint: Endpoint, target: Target, caller: Caller, pull: Pull
     ) -> web.StreamResponse:
         match endpoint.kind, endpoint.reference:
             case "manifests", reference:
-                return await self._manifest(request, target, reference, caller)
+                return await self._manifest(request, target, reference, caller, pull)
             case "blobs", Digest() as digest:
                 via = await self.gate.blob(caller, target, digest) if self.gate is not None else None
-                return await self._blob(request, target, digest, self.pulls.locate(target, digest, via))
+                locate = self.pulls.locate(target, digest, via)
+                return await self._blob(request, target, digest, locate, pull)
             case "referrers", Digest() as digest:
                 if self.gate is not None:
                     index = await self.gate.referrers(caller, target, digest)
@@ -127,17 +131,18 @@ class PullHandlers:
                 return tags_response(request, endpoint.name, every, target.namespace)
 
     async def _manifest(
-        self, request: web.Request, target: Target, reference: str | Digest, caller: Caller
+        self, request: web.Request, target: Target, reference: str | Digest, caller: Caller, pull: Pull
     ) -> web.StreamResponse:
         if self.gate is not None:
             found = await self.gate.manifest(caller, target, reference)
         else:
             found = await self.pulls.manifest(target, reference)
+        pull.found(reference, found)
         request[PULL_FIELDS].update(digest=found.raw.digest, stale=found.stale)
         return manifest_response(request, found.raw, target.namespace, stale=found.stale)
 
     async def _blob(
-        self, request: web.Request, target: Target, digest: Digest, locate: Locate
+        self, request: web.Request, target: Target, digest: Digest, locate: Locate, pull: Pull
     ) -> web.StreamResponse:
         if matches(request.headers.get("If-None-Match"), digest):
             return web.Response(status=304, headers=content_headers(digest, BLOB_TYPE, target.namespace))
@@ -153,6 +158,7 @@ class PullHandlers:
                 return await sender.send(digest, blob, chosen, target.namespace)
             finally:
                 self.metrics.served_bytes.labels(blob.served_from).inc(sender.sent_bytes)
+                pull.sent(digest, blob.served_from, sender.sent_bytes, sender.waited_s)
                 request[PULL_FIELDS].update(source=blob.served_from, sent_bytes=sender.sent_bytes)
 
     async def _blob_head(self, target: Target, digest: Digest, locate: Locate) -> web.StreamResponse:

@@ -107,6 +107,7 @@ class BlobSender:
         self._metrics = metrics
         self._started_s = started_s if started_s is not None else time.perf_counter()
         self.sent_bytes = 0
+        self.waited_s = 0.0
 
     async def send(self, digest: Digest, blob: OpenBlob, chosen: Plan, namespace: str) -> web.StreamResponse:
         """Raises OciErrors that come before the first byte; later ones break the connection."""
@@ -137,8 +138,8 @@ class BlobSender:
         return response
 
     def _first_byte(self, blob: OpenBlob) -> None:
-        elapsed_s = time.perf_counter() - self._started_s
-        self._metrics.first_byte_s.labels(blob.served_from).observe(elapsed_s)
+        self.waited_s = time.perf_counter() - self._started_s
+        self._metrics.first_byte_s.labels(blob.served_from).observe(self.waited_s)
 
     async def _prepare(self, response: web.StreamResponse) -> None:
         if not response.prepared:

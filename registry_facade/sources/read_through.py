@@ -6,7 +6,8 @@ However many ask, a blob is downloaded once per node; see `registry_facade.cache
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -19,6 +20,7 @@ from ocikit.ranges import ByteRange, ContentRange
 from registry_facade.cache.claims import Claim, Claims
 from registry_facade.cache.download import Download, Gently, Hooks
 from registry_facade.cache.growing import GrowingBlob
+from registry_facade.cache.memory import MemoryCache
 from registry_facade.cache.storage import Storage
 from registry_facade.errors import AlreadyStored, CacheUnusable, ClaimedElsewhere
 from registry_facade.metrics import FacadeMetrics
@@ -76,6 +78,7 @@ class ReadThrough:
         self._paces = Paces()
         self._hedge = Hedge(self._paces, metrics, background)
         self._downloads: dict[Digest, Download] = {}
+        self._tallies: MemoryCache[Digest, Counter[str]] = MemoryCache(10_000)
         self._ended = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -188,7 +191,7 @@ class ReadThrough:
             resume=lambda: self.storage.resume(digest),
             reserve=lambda size: self.storage.reserve(digest, size),
             publish=lambda blob, source: self._publish(blob, source, located.audience),
-            received=self._received,
+            received=lambda source, size_bytes: self._received_of(digest, source, size_bytes),
             source_failed=lambda source, error: self._source_failed(digest, source, error),
             hedge=self._hedge,
             slow=lambda source: self._metrics.slow_sources.labels(source).inc(),
@@ -235,6 +238,18 @@ class ReadThrough:
         await self.storage.publish(blob, source)
         _log.info("blob_stored", digest=blob.digest, size_bytes=blob.size, source=source)
         self._neighbours.stored(blob.digest, source, audience)
+
+    def received_from(self, digest: Digest) -> Mapping[str, int]:
+        """The bytes of a blob that this process downloaded lately, by source."""
+        return self._tallies.get(digest) or {}
+
+    def _received_of(self, digest: Digest, source: str, size_bytes: int) -> None:
+        tally = self._tallies.get(digest)
+        if tally is None:
+            tally = Counter[str]()
+            self._tallies.put(digest, tally, 1)
+        tally[source] += size_bytes
+        self._received(source, size_bytes)
 
     def _received(self, source: str, size_bytes: int) -> None:
         self._metrics.received_bytes.labels(source).inc(size_bytes)

@@ -391,6 +391,37 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
 
 
+async def test_each_pull_is_one_event_with_its_bytes_by_source(tmp_path: Path) -> None:
+    """A cold pull, then a warm one of an image that shares a layer: two clients, two events."""
+    await push_two(LayoutRepository(tmp_path / "layout", create=True))
+
+    def pulls() -> list[dict]:
+        with facade_process(tmp_path, "--upstream", f"images=oci:{tmp_path}/layout") as facade:
+            for name, tag in (("cold", "one"), ("warm", "two")):
+                path = f"{facade.url}/v2/team/{name}"
+                manifest = json.loads(opened(f"{path}/manifests/{tag}").read())
+                for item in (manifest["config"], *manifest["layers"]):
+                    opened(f"{path}/blobs/{item['digest']}").read()
+            facade.process.signal(signal.SIGTERM)
+            assert facade.process.wait(15) == 0
+            return [json.loads(line) for line in facade.process.log_text().splitlines() if '"pull"' in line]
+
+    cold, warm = await asyncio.to_thread(pulls)
+    assert (cold["image"], cold["references"], cold["requests"], cold["blobs"]) == (
+        "images/team/cold",
+        ["one"],
+        4,
+        3,
+    )
+    layers = len(SHARED.blob) + len(ONE.blob)
+    assert layers <= sum(cold["sent_bytes"].values()) <= layers + 4096
+    assert cold["received_bytes"] == {"upstream": sum(cold["sent_bytes"].values())}
+    assert warm["sent_bytes"]["disk"] >= len(SHARED.blob)
+    assert len(TWO.blob) <= warm["received_bytes"]["upstream"] <= len(TWO.blob) + 4096
+    assert not cold["stale"]
+    assert 0 < cold["waited_s"] <= cold["duration_s"]
+
+
 async def test_explain_and_pin_beside_a_running_facade(tmp_path: Path) -> None:
     await push_image(LayoutRepository(tmp_path / "layout", create=True), "one", [ONE])
     digest = ONE.layer.descriptor.digest
