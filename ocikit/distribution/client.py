@@ -4,12 +4,14 @@ Requests are authorised on demand, retried here and nowhere else, and redirected
 credentials never follow to another host, and TLS is never given up.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import json
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from urllib.parse import urljoin, urlsplit
+from weakref import WeakValueDictionary
 
 from ocikit import media_types
 from ocikit.descriptor import Descriptor
@@ -75,6 +77,7 @@ class RegistryClient:
         self._transport = transport
         self._authorizer = Authorizer(host.name, host.origin, transport, provider or Anonymous())
         self._backoff = backoff
+        self._uploads: WeakValueDictionary[tuple[str, Digest], asyncio.Lock] = WeakValueDictionary()
         self._check_redirect = check_redirect
 
     def with_credentials(self, provider: CredentialProvider) -> "RegistryClient":
@@ -188,13 +191,14 @@ class RegistryClient:
 
     async def push_blob(self, repository: str, digest: Digest, size: int, body: Body) -> None:
         """Uploads unless it is there already. ``body`` may be started several times."""
-        try:
-            await self.stat_blob(repository, digest)
-        except NotFound:
-            pass
-        else:
-            return
+        # one at a time for each blob: registries get confused by two uploads of the same, and one is enough
+        async with self._uploads.setdefault((repository, digest), asyncio.Lock()):
+            try:
+                await self.stat_blob(repository, digest)
+            except NotFound:
+                await self._upload(repository, digest, size, body)
 
+    async def _upload(self, repository: str, digest: Digest, size: int, body: Body) -> None:
         async def upload() -> None:
             url = f"{self.host.origin}/v2/{repository}/blobs/uploads/"
             async with self._request("POST", url, repository, "", push=True, expect=(202,)) as response:

@@ -1,5 +1,6 @@
 """The registry client against a server that lies, breaks off and refuses, over real sockets."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -243,3 +244,27 @@ async def test_a_stream_ends_normally_only_when_it_is_what_was_named() -> None:
     for wrong in (b"dat", b"dataa", b"daty"):
         with pytest.raises(IntegrityError):
             [piece async for piece in verified(stream(wrong), digest, 4, "here")]
+
+
+async def test_a_blob_that_several_push_at_once_is_uploaded_once(
+    repository: RegistryRepository, registry: RunningRegistry
+) -> None:
+    data = b"the same" * 1000
+    digest = Digest.of(data)
+
+    async def push() -> None:
+        async with repository.blobs.ingest(digest, len(data)) as writer:
+            await writer.write(data)
+            await writer.commit()
+
+    await asyncio.gather(*(push() for _ in range(5)))
+    assert len(registry.asked("POST", "/blobs/uploads/")) == 1
+
+
+async def test_a_manifests_push_is_repeated(
+    repository: RegistryRepository, registry: RunningRegistry, image: ImageBlobs
+) -> None:
+    raw = await repository.manifest("v1")
+    registry.faults.on("PUT", "/manifests/", f.Status(503), f.Status(502))
+    await repository.put_manifest(raw, "v2")
+    assert (await repository.resolve("v2")).digest == raw.digest
