@@ -25,6 +25,7 @@ from content.archive.id_map import IdMap
 from content.archive.index import Header, LineSpool, Piece, assemble
 from content.archive.listed import Listed
 from content.archive.parts import PartSink
+from content.archive.readahead import Readahead
 from content.archive.walk import LeftOut, Walk
 from content.archive.writer import ArchiveWriter
 from content.catalog import Catalog
@@ -283,12 +284,15 @@ class _Run:
             sink, written.spool.add, ids=request.ids, first_segment=base.next_segment if base else 0
         )
         tree = str(request.tree)
-        walk = Listed(tree, base.write) if base else Walk(tree, Excludes(request.excludes))
+        excludes = Excludes(request.excludes)
+        walk = Listed(tree, base.write) if base else Walk(tree, excludes)
+        ahead = contextlib.nullcontext() if base else Readahead(tree, excludes)
         try:
-            for found in walk:
-                writer.add(found)
-                self._progress.bytes = sink.offset
-                self._progress.entries = written.spool.count
+            with ahead as readahead:
+                for found in readahead.following(walk) if readahead else walk:
+                    writer.add(found)
+                    self._progress.bytes = sink.offset
+                    self._progress.entries = written.spool.count
         except OSError as error:
             raise LocalDiskError.from_os(tree, error) from error
         writer.close()

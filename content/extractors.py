@@ -60,7 +60,7 @@ class Extractors:
     def pids(self) -> list[int]:
         return [extractor.pid for extractor in self._all]
 
-    async def write(self, data: bytes, window: Window) -> None:
+    async def write(self, data: bytes | bytearray, window: Window) -> None:
         """Returns when ``data``, which is the window's, is written. Raises as `content.windows.write_window`,
         and ExtractorDied.
         """
@@ -106,7 +106,7 @@ class _Extractor:
     def pid(self) -> int:
         return self._process.pid
 
-    def write(self, data: bytes, window: Window) -> None:
+    def write(self, data: bytes | bytearray, window: Window) -> None:
         self._memory[: len(data)] = data
         answer = self._ask(window)
         if isinstance(answer, ContentError):

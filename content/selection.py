@@ -54,7 +54,7 @@ def choose(index: IndexReader, only: Sequence[str], snapshot_id: str) -> Selecti
     places = Places(index.header.pieces)
     places_of = places.tar_offset
     missing = set(only)
-    offsets, lengths, crcs = array("Q"), array("Q"), array("Q")
+    offsets, lengths, crcs = array("Q"), array("Q"), array("I")
     selection = Selection(ids=index.header.ids)
     ordered = True
     for entry in index.entries():
@@ -98,8 +98,8 @@ def _windows(
         return Window(
             span,
             array("Q", [offsets[row] for row in members]),
-            array("Q", [lengths[row] for row in members]),
-            array("L", [crcs[row] for row in members]),
+            array("Q" if span.length > MAX_HELD_BYTES else "I", [lengths[row] for row in members]),
+            array("I", [crcs[row] for row in members]),
         )
 
     for row in rows:

@@ -29,10 +29,10 @@ class SpanStream:
         self._next = span.start
         self._stop = span.start + span.length
         self._loop = asyncio.get_running_loop()
-        self._ahead: deque[asyncio.Task[bytes]] = deque()
+        self._ahead: deque[asyncio.Task[bytearray]] = deque()
         self._current = memoryview(b"")
         self._closed = False
-        self._refilling: concurrent.futures.Future[bytes] | None = None
+        self._refilling: concurrent.futures.Future[bytearray] | None = None
         self.crc32 = 0
         """Of all bytes that were read."""
 
@@ -82,7 +82,7 @@ class SpanStream:
         self._refilling = asyncio.run_coroutine_threadsafe(self._step(), self._loop)
         self._current = memoryview(self._refilling.result())
 
-    async def _step(self) -> bytes:
+    async def _step(self) -> bytearray:
         while len(self._ahead) <= _AHEAD and self._next < self._stop and not self._closed:
             span = Span(self._next, min(_STEP_BYTES, self._stop - self._next))
             self._next += span.length
@@ -90,7 +90,7 @@ class SpanStream:
         if self._closed:
             raise asyncio.CancelledError
         if not self._ahead:
-            return b""
+            return bytearray()
         data = await self._ahead.popleft()
         await self._pace.acquire(len(data))
         return data

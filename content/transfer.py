@@ -150,6 +150,17 @@ async def get_whole(store: ObjectSource, key: str, span: Span | None = None) -> 
     return await _again_if_broken(attempt)
 
 
-async def get_span(store: ObjectSource, key: str, span: Span) -> bytes:
-    """As `get_whole`, the bytes alone."""
-    return (await get_whole(store, key, span))[0]
+async def get_span(store: ObjectSource, key: str, span: Span) -> bytearray:
+    """The bytes of a span alone, in the memory that they take and a piece more; read again as a whole when it
+    breaks off.
+    """
+
+    async def attempt() -> bytearray:
+        data, at = bytearray(span.length), 0
+        async with store.open(key, span) as reader:
+            async for piece in _pieces(reader):
+                data[at : at + len(piece)] = piece
+                at += len(piece)
+        return data
+
+    return await _again_if_broken(attempt)

@@ -26,7 +26,7 @@ class Setup:
     ids: IdMap | None
 
 
-def write_window(data: bytes | memoryview, window: Window, tree: TreeWriter, where: str) -> None:
+def write_window(data: bytes | bytearray | memoryview, window: Window, tree: TreeWriter, where: str) -> None:
     """Checks all of the window before any of it is written. Raises ArchiveCorrupt, and as `TreeWriter.add`.
     Blocking.
     """

@@ -288,6 +288,8 @@ class ArchiveWriter:
         """Reads straight into parts; what the file lost meanwhile is zeros, and found out by the caller."""
         while length:
             with self._sink.room() as room, room[:length] as target:
+                after = offset + len(target)
+                os.posix_fadvise(descriptor, after, len(target), os.POSIX_FADV_WILLNEED)
                 count = self._read(descriptor, target, offset)
                 if count == 0:
                     count = len(target)
