@@ -1,4 +1,4 @@
-"""``python -m tests.bench [--only WORD] [--json FILE]``: every benchmark, as a table and as JSON."""
+"""``python -m tests.bench [--only WORD] [--full] [--json FILE]``: every benchmark, as a table and as JSON."""
 
 import argparse
 import dataclasses
@@ -33,7 +33,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="those whose area or name contains this word")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--full", action="store_true", help="also what takes long (a million files ...)")
     asked = parser.parse_args()
+    if asked.full:
+        os.environ["LAPSTRAKE_BENCH_FULL"] = "1"
     results: list[Result] = []
     for bench in _found(asked.only):
         print(f"{bench.name} ...", file=sys.stderr, flush=True)

@@ -1,80 +1,69 @@
-"""Backup and restore against GNU tar and s5cmd, on MinIO on loopback.
+"""Backup and restore against GNU tar and s5cmd, on MinIO on loopback (`tests.bench.content_tree`).
 
-The tree is 40,000 small files and two of 512 MiB; ``LAPSTRAKE_BENCH_SCALE`` (a fraction) makes it smaller.
 Peers: ``tar --format=pax --xattrs -cf - | s5cmd pipe`` and ``s5cmd cat | tar -xp``. Neither side syncs what
-it restores; ours does by default.
+it restores; ours does by default. With ``LAPSTRAKE_BENCH_FULL=1`` also ten times the files, and a million.
 """
 
 import asyncio
 import contextlib
+import functools
 import itertools
+import json
 import os
 import random
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from content.backup import BackupRequest, BackupResult, back_up
-from content.keys import Workspace
+from content.keys import Workspace, workspace_prefix
 from content.objects.base import MultipartStore
 from content.objects.opening import StoreOptions, open_store
-from content.restore import RestoreRequest, RestoreResult, restore
-from servicekit.throttle import Throttle
-from tests.bench.harness import Bench, Sides
-from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
+from content.objects.s3 import s3_client
+from content.restore import RestoreRequest, restore
+from tests.bench import content_tree
+from tests.bench.harness import Bench, Sides, Timed, timed
+from tests.support.s3 import S3Server
 
-_SCALE = float(os.environ.get("LAPSTRAKE_BENCH_SCALE", "1"))
-_SMALL_FILES = int(40_000 * _SCALE)
-_LARGE_BYTES = int((512 << 20) * _SCALE)
+T = TypeVar("T")
 _W = Workspace("bench", "tree")
 _NEEDS = ("minio", "s5cmd", "tar")
+_PREFIX = "ours"
+_MEMORY_MIB = 200.0
+_COPY_BYTES = 64 << 20
+_CHANGED_SHARE = 0.01
+_WEIGHED = """\
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+"""Runs a program from a small one: a child's peak begins with what its parent held when it was started."""
 
 
-@contextlib.contextmanager
-def _server(directory: Path) -> Iterator[S3Server]:
-    os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = ACCESS_KEY, SECRET_KEY
-    os.environ["AWS_REGION"] = "us-east-1"
-    with s3_server("minio", directory / "s3") as server:
-        yield server
+def _with_store(server: S3Server, work: Callable[[MultipartStore], Awaitable[T]]) -> T:
+    async def run() -> T:
+        options = StoreOptions(s3_endpoint=server.endpoint)
+        async with open_store(f"s3://{server.bucket}/{_PREFIX}", options) as store:
+            return await work(store)
 
-
-def _tree(root: Path) -> Path:
-    rng = random.Random(5)
-    noise = rng.randbytes(1 << 20)
-    root.mkdir()
-    for number in range(_SMALL_FILES):
-        if number % 20 == 0:
-            directory = root / f"{number // 400:03}" / f"package-{number // 20:05}"
-            directory.mkdir(parents=True)
-        start, size = rng.randrange(1 << 19), int(rng.lognormvariate(7.5, 1.3)) % 200_000
-        (directory / f"module_{number:06}.js").write_bytes(noise[start : start + size])
-    for name in ("one.bin", "two.bin"):
-        with (root / name).open("wb") as file:
-            for _ in range(max(1, _LARGE_BYTES >> 20)):
-                file.write(noise)
-    os.sync()
-    return root
-
-
-async def _with_store(server: S3Server, work, *, limit: Throttle | None = None):
-    options = StoreOptions(s3_endpoint=server.endpoint, sent=limit or Throttle())
-    async with open_store(f"s3://{server.bucket}/ours", options) as store:
-        return await work(store)
+    return asyncio.run(run())
 
 
 def _backup(server: S3Server, tree: Path, workspace: Workspace) -> BackupResult:
-    async def work(store: MultipartStore) -> BackupResult:
-        return await back_up(BackupRequest(tree, workspace), store)
-
-    return asyncio.run(_with_store(server, work))
+    return _with_store(server, lambda store: back_up(BackupRequest(tree, workspace), store))
 
 
-def _restore(server: S3Server, target: Path, workspace: Workspace) -> RestoreResult:
-    async def work(store: MultipartStore) -> RestoreResult:
-        return await restore(RestoreRequest(target, workspace, sync=False), store)
+def _forget(server: S3Server, workspace: Workspace) -> None:
+    async def work(store: MultipartStore) -> None:
+        async for info in store.list(workspace_prefix(workspace)):
+            await store.delete(info.key)
 
-    return asyncio.run(_with_store(server, work))
+    _with_store(server, work)
 
 
 def _shell(command: str) -> None:
@@ -86,98 +75,257 @@ def _pipe(server: S3Server, tree: Path) -> None:
     _shell(f"tar --format=pax --xattrs -cf - -C {tree} . | {s5cmd}")
 
 
-@contextlib.contextmanager
-def _first_backup(directory: Path) -> Iterator[Sides]:
-    """A workspace of its own each time, so that nothing can be copied."""
+def _first_of(server: S3Server, tree: Path) -> Callable[[], Timed]:
+    """A workspace of its own each time, so that nothing can be copied; forgotten when it was measured."""
     numbers = itertools.count()
-    with _server(directory) as server:
-        tree = _tree(directory / "tree")
-        yield Sides(
-            ours=lambda: _discard(_backup(server, tree, Workspace("bench", f"first-{next(numbers)}"))),
-            peer=lambda: _pipe(server, tree),
-        )
 
+    def side() -> Timed:
+        workspace = Workspace("bench", f"first-{next(numbers)}")
+        took = timed(lambda: _backup(server, tree, workspace))
+        _forget(server, workspace)
+        return took
 
-def _discard(_result: object) -> None:
-    return None
+    return side
 
 
 @contextlib.contextmanager
-def _second_backup(directory: Path) -> Iterator[Sides]:
-    """After 1 % of the files changed, against our own first backup in the same run."""
-    rounds = itertools.count()
-    with _server(directory) as server:
-        tree = _tree(directory / "tree")
-        _backup(server, tree, _W)
-        files = sorted(tree.rglob("*.js"))
+def _first_warm(_directory: Path) -> Iterator[Sides]:
+    tree = content_tree.tree()
+    with content_tree.server() as server:
+        yield Sides(ours=_first_of(server, tree), peer=lambda: timed(lambda: _pipe(server, tree)))
 
-        def ours() -> float:
-            for path in random.Random(next(rounds)).sample(files, max(1, len(files) // 100)):
-                path.write_bytes(path.read_bytes() + b"// changed\n")
-            os.sync()
-            time.sleep(0.05)  # past the racy window, as any real second backup is
-            started_s = time.perf_counter()
-            result = _backup(server, tree, _W)
-            took_s = time.perf_counter() - started_s
-            share = result.sent_bytes / result.snapshot.tar_bytes
-            print(f"  second backup: {share:.2%} of the bytes sent, {result.files_read} files read")
-            return took_s
 
-        def first() -> None:
-            _backup(server, tree, Workspace("bench", f"again-{next(rounds)}"))
+@contextlib.contextmanager
+def _first_cold(_directory: Path) -> Iterator[Sides]:
+    tree = content_tree.tree()
+    with content_tree.server() as server:
+        first = _first_of(server, tree)
 
-        yield Sides(ours=ours, peer=first)
+        def ours() -> Timed:
+            content_tree.drop_caches()
+            return first()
+
+        def peer() -> Timed:
+            content_tree.drop_caches()
+            return timed(lambda: _pipe(server, tree))
+
+        yield Sides(ours=ours, peer=peer)
+
+
+class _Changing:
+    """A workspace whose tree changes a little before each backup."""
+
+    def __init__(self, server: S3Server) -> None:
+        self._server = server
+        self.tree = content_tree.tree()
+        self._files = sorted(self.tree.rglob("*.py"))
+        self._rounds = itertools.count()
+        self.changed = round(sum(len(files) for _, _, files in os.walk(self.tree)) * _CHANGED_SHARE)
+        self.result = _backup(server, self.tree, _W)
+
+    def back_up(self) -> Timed:
+        for path in random.Random(next(self._rounds)).sample(self._files, self.changed):
+            path.write_bytes(path.read_bytes() + b"# changed\n")
+        os.sync()
+        time.sleep(0.05)  # past the racy window, as any real second backup is
+
+        def work() -> None:
+            self.result = _backup(self._server, self.tree, _W)
+
+        return timed(work)
+
+
+@contextlib.contextmanager
+def _second_time(_directory: Path) -> Iterator[Sides]:
+    with content_tree.server() as server:
+        changing = _Changing(server)
+        yield Sides(ours=changing.back_up, peer=_first_of(server, changing.tree))
+
+
+@contextlib.contextmanager
+def _copies_alone(_directory: Path) -> Iterator[Sides]:
+    """What a second backup cannot go below on this machine: the store's own copying of the same bytes, asked
+    for with nothing else running.
+    """
+    with content_tree.server() as server:
+        changing = _Changing(server)
+
+        def ours() -> Timed:
+            snapshot = changing.result.snapshot
+            return timed(lambda: _copy(server, f"{_PREFIX}/{snapshot.tar_key}", snapshot.tar_bytes))
+
+        yield Sides(ours=ours, peer=_first_of(server, changing.tree))
+
+
+def _copy(server: S3Server, key: str, size_bytes: int) -> None:
+    target = {"Bucket": server.bucket, "Key": "copies"}
+    with contextlib.closing(s3_client(server.endpoint, connections=4)) as client:
+        upload_id = client.create_multipart_upload(**target)["UploadId"]
+
+        def copy(start: int) -> None:
+            stop = min(size_bytes, start + _COPY_BYTES)
+            client.upload_part_copy(
+                **target,
+                UploadId=upload_id,
+                PartNumber=start // _COPY_BYTES + 1,
+                CopySource={"Bucket": server.bucket, "Key": key},
+                CopySourceRange=f"bytes={start}-{stop - 1}",
+            )
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(copy, range(0, size_bytes, _COPY_BYTES)))
+        client.abort_multipart_upload(**target, UploadId=upload_id)
+
+
+@functools.cache
+def _second_result() -> tuple[BackupResult, int]:
+    """(what a second backup did, how many files had changed)."""
+    with content_tree.server() as server:
+        changing = _Changing(server)
+        changing.back_up()
+        return changing.result, changing.changed
+
+
+@contextlib.contextmanager
+def _second_bytes(_directory: Path) -> Iterator[Sides]:
+    result, _ = _second_result()
+    yield Sides(ours=lambda: float(result.sent_bytes), peer=lambda: float(result.snapshot.tar_bytes))
+
+
+@contextlib.contextmanager
+def _second_opened(_directory: Path) -> Iterator[Sides]:
+    result, changed = _second_result()
+    yield Sides(ours=lambda: float(result.files_read), peer=lambda: float(changed))
 
 
 @contextlib.contextmanager
 def _restores(directory: Path) -> Iterator[Sides]:
     """Each into a fresh directory; nothing is deleted meanwhile, which would slow inode allocation."""
     numbers = itertools.count()
-    with _server(directory) as server:
-        tree = _tree(directory / "tree")
+    tree = content_tree.tree()
+    with content_tree.server() as server:
         _backup(server, tree, _W)
         _pipe(server, tree)
 
-        def peer() -> None:
+        def ours() -> Timed:
+            asked = RestoreRequest(directory / f"ours-{next(numbers)}", _W, sync=False)
+            return timed(lambda: _with_store(server, lambda store: restore(asked, store)))
+
+        def peer() -> Timed:
             target = directory / f"peer-{next(numbers)}"
             target.mkdir()
             s5cmd = f"s5cmd --endpoint-url {server.endpoint} cat s3://{server.bucket}/peer.tar"
-            _shell(f"{s5cmd} | tar -xp --xattrs -f - -C {target}")
+            return timed(lambda: _shell(f"{s5cmd} | tar -xp --xattrs -f - -C {target}"))
 
-        yield Sides(
-            ours=lambda: _discard(_restore(server, directory / f"ours-{next(numbers)}", _W)),
-            peer=peer,
-        )
+        yield Sides(ours=ours, peer=peer)
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What one run of the `lapstrake` program said and took."""
+
+    document: dict
+    seconds: float
+    memory_mib: float
+
+
+def _lapstrake(server: S3Server, *arguments: str | Path) -> _Program:
+    store = ["--store", f"s3://{server.bucket}/{_PREFIX}", "--s3-endpoint", server.endpoint]
+    command = [
+        Path(sys.executable).with_name("lapstrake"),
+        *arguments,
+        "--workspace",
+        str(_W),
+        *store,
+        "--json",
+    ]
+    started_s = time.perf_counter()
+    ran = subprocess.run([sys.executable, "-c", _WEIGHED, *command], stdout=subprocess.PIPE, check=True)
+    document, _, peak_kib = ran.stdout.decode().strip().rpartition("\n")
+    return _Program(json.loads(document), time.perf_counter() - started_s, int(peak_kib) / 1024)
+
+
+def _memory(
+    make: Callable[[], Path], *, restores: bool
+) -> Callable[[Path], contextlib.AbstractContextManager]:
+    """The most memory that one process of a backup, or of the restore of it, holds."""
+
+    @contextlib.contextmanager
+    def sides(directory: Path) -> Iterator[Sides]:
+        with content_tree.server() as server:
+
+            @functools.cache
+            def ours() -> float:
+                ran = _lapstrake(server, "backup", make())
+                if restores:
+                    ran = _lapstrake(server, "restore", directory / "restored")
+                print(f"  {ran.document['entries']:,} entries in {ran.seconds:.1f} s", file=sys.stderr)
+                return ran.memory_mib
+
+            yield Sides(ours=ours, peer=lambda: _MEMORY_MIB)
+
+    return sides
 
 
 @contextlib.contextmanager
-def _throttle(directory: Path) -> Iterator[Sides]:
-    """Bytes per second reached, against the 20 MiB/s that were asked for."""
+def _one_file(directory: Path) -> Iterator[Sides]:
+    """Requests for the objects of a snapshot, to restore one file of a backup of more than 1 GiB."""
     numbers = itertools.count()
-    asked = 20 << 20
-    with _server(directory) as server:
-        tree = directory / "tree"
-        tree.mkdir()
-        (tree / "file").write_bytes(os.urandom(100 << 20))
-        os.sync()
+    tree = content_tree.tree()
+    wanted = str(min(tree.rglob("*.py")).relative_to(tree))
+    with content_tree.server() as server:
+        _backup(server, tree, _W)
 
         def ours() -> float:
-            async def work(store: MultipartStore) -> float:
-                started_s = time.perf_counter()
-                wanted = BackupRequest(tree, Workspace("bench", f"throttled-{next(numbers)}"))
-                result = await back_up(wanted, store)
-                return result.sent_bytes / (time.perf_counter() - started_s)
+            asked: list[str] = []
 
-            return asyncio.run(_with_store(server, work, limit=Throttle(asked)))
+            async def work(store: MultipartStore) -> None:
+                counting = _Counting(store, asked)
+                await restore(RestoreRequest(directory / str(next(numbers)), _W, only=[wanted]), counting)
 
-        yield Sides(ours=ours, peer=lambda: float(asked))
+            _with_store(server, work)
+            return float(sum("/data/" in key or "/index/" in key for key in asked))
+
+        yield Sides(ours=ours, peer=lambda: 3.0)
+
+
+class _Counting:
+    """A store that notes which keys are opened."""
+
+    def __init__(self, inner: MultipartStore, asked: list[str]) -> None:
+        self._inner = inner
+        self._asked = asked
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def open(self, key: str, *arguments: object, **named: object) -> object:
+        self._asked.append(key)
+        return self._inner.open(key, *arguments, **named)
 
 
 def benches() -> list[Bench]:
-    pipe, cat = "tar | s5cmd pipe", "s5cmd cat | tar -x"
-    return [
-        Bench("content: first backup, warm", pipe, "s", "<= 1.0", _first_backup, _NEEDS, rounds=3),
-        Bench("content: second backup, 1 % changed", "our first", "s", "<= 0.25", _second_backup, _NEEDS, 3),
+    pipe, cat, most = "tar | s5cmd pipe", "s5cmd cat | tar -x", "200 MiB"
+    first, second = "our first", "content: second backup, 1 % changed"
+    found = [Bench("content: first backup, warm", pipe, "s", "<= 1.0", _first_warm, _NEEDS, rounds=3)]
+    if content_tree.can_drop_caches():
+        found.append(Bench("content: first backup, cold", pipe, "s", "<= 0.8", _first_cold, _NEEDS, rounds=3))
+    found += [
+        Bench(second, first, "s", "<= 0.25", _second_time, ("minio",), rounds=3),
+        Bench(f"{second}: the store's copying alone", first, "s", "", _copies_alone, ("minio",), rounds=3),
+        Bench(f"{second}: sent", "all", "B", "<= 0.03", _second_bytes, ("minio",), rounds=1),
+        Bench(f"{second}: files opened", "files changed", "", "<= 1.0", _second_opened, ("minio",), rounds=1),
         Bench("content: restore", cat, "s", "<= 0.8", _restores, _NEEDS, rounds=3),
-        Bench("content: throttle", "20 MiB/s asked", "B/s", ">= 0.95", _throttle, ("minio",), rounds=3),
+        Bench("content: one file of 1 GiB", "requests", "", "<= 0.67", _one_file, ("minio",), rounds=1),
     ]
+    trees: list[tuple[str, Callable[[], Path]]] = [("", content_tree.tree)]
+    if os.environ.get("LAPSTRAKE_BENCH_FULL"):
+        ten = lambda: content_tree.tree(10)  # noqa: E731
+        trees += [(", ten times the files", ten), (", 1,000,000 files", content_tree.million)]
+    for what, make in trees:
+        for name, restores in (("backup", False), ("restore", True)):
+            sides = _memory(make, restores=restores)
+            found.append(
+                Bench(f"content: memory of a {name}{what}", most, "MiB", "<= 1.0", sides, ("minio",), 1)
+            )
+    return found
