@@ -62,7 +62,7 @@ from servicekit.web import Readiness, operations_routes
 _NOTE_USES_EVERY_S = 5.0
 _SCRUB_EVERY_S = 2.0
 _log = structlog.get_logger(__name__)
-_DEADLINES = Deadlines(connect_s=5.0, first_byte_s=30.0, idle_s=30.0)
+_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,9 @@ async def _upstream(
         return LayoutUpstream(name, Path(target.removeprefix("oci:")))
     places = (parse_place(item) for item in settings.private_hosts)
     free = {place_of(target), *(place for place in places if place is not None)}
-    transport = await stack.enter_async_context(WalledTransport(_DEADLINES, free))
+    idle_s = settings.upstream_idle_s
+    deadlines = Deadlines(connect_s=_CONNECT_S, first_byte_s=idle_s, idle_s=idle_s)
+    transport = await stack.enter_async_context(WalledTransport(deadlines, free))
     # the facade resumes and changes sources itself; more patience here would only delay that
     client = RegistryClient(
         RegistryHost(name, target.rstrip("/")),

@@ -276,7 +276,10 @@ class Manifests:
             raise
         held = await self.from_cache(target, current.digest)
         if held is None:
-            held = await self._fetch(target, current.digest)
+            try:
+                held = await self._fetch(target, current.digest)
+            except NotFound:  # the tag has moved again, and what it meant in between is gone
+                return await self._learn(target, tag)
         else:
             self._count("revalidated")
         await self.point(target, tag, current.digest)

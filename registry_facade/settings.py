@@ -134,6 +134,11 @@ class FacadeSettings:
         STRING, "", "Where digest -> CID is kept: sqlite:PATH or redis://HOST:PORT; default: in cache_dir."
     )
     digest_index_password: Secret = setting(SECRET, Secret(""), "Of the Redis named by digest_index.")
+    upstream_idle_s: float = setting(
+        DURATION,
+        30.0,
+        "How long an upstream may send nothing before its request is given up and continued anew.",
+    )
     tag_fresh_s: float = setting(DURATION, 60.0, "How long a tag is believed without asking.")
     tag_revalidate_s: float = setting(
         DURATION, 600.0, "How long an older tag is still served at once, while it is asked for again."

@@ -57,11 +57,17 @@ class Claims:
                 address = os.pread(descriptor, 4096, 0).decode().partition("\n")[0]
                 os.close(descriptor)
                 return address
-            if _is_at(path, descriptor):
+            claim = Claim(path, descriptor)
+            if not _is_at(path, descriptor):
+                os.close(descriptor)  # its last holder removed the file between our open and our lock
+                continue
+            try:
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{self._address}\n{os.getpid()}\n".encode(), 0)
-                return Claim(path, descriptor)
-            os.close(descriptor)  # its last holder removed the file between our open and our lock
+            except OSError:  # a full disk; a lock without an address would lead everybody astray
+                claim.release()
+                raise
+            return claim
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -72,6 +72,7 @@ class Download:
     _fetches: dict[asyncio.Task[None], Fetch] = field(default_factory=dict)
     _bytes_by_source: dict[str, int] = field(default_factory=dict)
     _readers: int = 0
+    _has_failed: bool = False
     _blob: GrowingBlob | None = None
     _linger: asyncio.TimerHandle | None = None
 
@@ -107,7 +108,9 @@ class Download:
     @property
     def is_open(self) -> bool:
         """Whether new readers may attach; a download about to be given up, or over, takes none."""
-        return self.task is not None and not self.task.done() and not self.task.cancelling()
+        if self._has_failed or self.task is None:
+            return False
+        return not self.task.done() and not self.task.cancelling()
 
     async def wait_readable(self, blob: GrowingBlob, at: int, stop: int) -> int:
         """The end of what may be read from ``at`` on; what is missing is fetched first of all."""
@@ -149,6 +152,7 @@ class Download:
                 await self._blob.close(keep=keep)
 
     def _fail(self, error: OciError) -> None:
+        self._has_failed = True
         if not self._sized.done():
             self._sized.set_exception(error)
         if self._blob is not None:
@@ -185,7 +189,9 @@ class Download:
         if actual == self.digest:
             blob.release()
             return
-        names = sorted(blob.untrusted_sources) or sorted(self._bytes_by_source) or ["disk"]
+        names = sorted(blob.untrusted_sources)
+        if not names:  # what an earlier download left may have been damaged since
+            names = ["disk"] if blob.was_resumed else sorted(self._bytes_by_source)
         error = DigestMismatch(self.digest, actual, ", ".join(names))
         for name in names:
             self.hooks.source_failed(name, error)

@@ -49,6 +49,7 @@ class GrowingBlob:
         self.verified = False
         self.untrusted_sources: set[str] = set()
         self.present = Intervals(trusted)
+        self.was_resumed = len(trusted) > 0
         self._trusted = trusted
         self._descriptor = descriptor
         self._hasher = digest.hasher()

@@ -135,25 +135,34 @@ class ReadThrough:
         while True:
             if (held := self.storage.in_memory(digest)) is not None:
                 return held
-            if not self._is_coming(digest):
-                with contextlib.suppress(BlobNotFound, CacheUnusable):
-                    return await self.storage.open(digest, stack)
-            if not self._is_coming(digest):
-                located = await locate()
-                if not self._is_coming(digest):
-                    self._start(digest, located, start, gently)
             try:
+                if not self._is_coming(digest):
+                    with contextlib.suppress(BlobNotFound):
+                        return await self.storage.open(digest, stack)
+                if not self._is_coming(digest):
+                    located = await locate()
+                    if not self._is_coming(digest):
+                        self._start(digest, located, start, gently)
                 return await self._join(self._downloads[digest], stack, gently)
             except AlreadyStored:
-                continue
+                await self._end_of_download(digest)
             except ClaimedElsewhere as claimed:
                 with contextlib.suppress(SourceUnavailable, BlobNotFound):
                     return await self._follow(digest, claimed.address, locate)
                 await asyncio.sleep(_RECLAIM_S)
             except CacheUnusable as error:
-                _log.warning("passing_through", digest=digest, reason=str(error))
-                located = await locate()
-                return await PassingBlob.open(digest, located.origins, located.size, self._received)
+                return await self._past_the_cache(digest, locate, error)
+
+    async def _end_of_download(self, digest: Digest) -> None:
+        """A download whose blob is stored has only to tidy up, and must be let: asking again would spin."""
+        download = self._downloads.get(digest)
+        if download is not None and download.task is not None:
+            await asyncio.wait({download.task})
+
+    async def _past_the_cache(self, digest: Digest, locate: Locate, error: CacheUnusable) -> OpenBlob:
+        _log.warning("passing_through", digest=digest, reason=str(error))
+        located = await locate()
+        return await PassingBlob.open(digest, located.origins, located.size, self._received)
 
     async def _follow(self, digest: Digest, address: str, locate: Locate) -> OpenBlob:
         """What a fellow worker is downloading. Raises SourceUnavailable or BlobNotFound when it is gone."""
