@@ -5,6 +5,7 @@ word unless somebody looks. Directory metadata is no conflict; identical files a
 """
 
 import enum
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,25 @@ import pathspec
 from builder.contents import Contents, ContentsEntry, deletions, is_deleted
 from builder.layer_tar import WHITEOUT
 from builder.merge_files import LAST_WINS, MERGERS, ids_by_name
+
+
+class Verdict(enum.StrEnum):
+    """What becomes of a file that more than one chunk of an image touches."""
+
+    CONFLICT = "conflict"
+    ALLOWED = "allowed"
+    MERGED = "merged"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFile:
+    """A cell of the conflict matrix; ``kind`` is empty for a merged file."""
+
+    path: str
+    chunk: str
+    other: str
+    kind: str
+    verdict: Verdict
 
 
 class ConflictKind(enum.StrEnum):
@@ -98,4 +118,24 @@ def identity_conflicts(
                         shown = f"/{path} ({name}={number}, {other_name}={other_number})"
                         found.append(Conflict(shown, ConflictKind.SHARES_ID, chunk, other))
                 added.setdefault((name, number), chunk)
+    return found
+
+
+def shared_files(
+    base: Contents, chunks: Sequence[tuple[str, Contents]], allowed: Sequence[str] = ()
+) -> Sequence[SharedFile]:
+    """Every file that more than one chunk writes or deletes, chunk against chunk; identical ones are none."""
+    errors = {*find_conflicts(chunks, allowed), *identity_conflicts(base, chunks, allowed)}
+    found = [
+        SharedFile(
+            one.path, one.chunk, one.other, one.kind, Verdict.CONFLICT if one in errors else Verdict.ALLOWED
+        )
+        for one in (*find_conflicts(chunks), *identity_conflicts(base, chunks))
+    ]
+    for path in merged_files(base, chunks):
+        names = [name for name, contents in chunks if path in contents.merged]
+        found += [
+            SharedFile(f"/{path}", upper, lower, "", Verdict.MERGED)
+            for lower, upper in itertools.pairwise(names)
+        ]
     return found

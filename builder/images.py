@@ -16,7 +16,7 @@ from builder.chunk_images import ORDER, StoredChunk, chunk_of
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import TestCase, TestResult, TestRunner, cases_of, describe_failure
 from builder.cids import LayerCids
-from builder.conflicts import find_conflicts, identity_conflicts, merged_files
+from builder.conflicts import SharedFile, find_conflicts, identity_conflicts, merged_files, shared_files
 from builder.contents import Contents
 from builder.contents_store import ContentsStore
 from builder.errors import ChunkMissing, FilesConflict, TestsFailed
@@ -213,6 +213,20 @@ class ImageMaker:
             return TriedImage(image, composed, await self._test_image(image, composed, parts, tables))
 
         return await each(wanted, one, jobs=max(self._jobs, 4))
+
+    async def shared_files(
+        self, wanted: Sequence[Wanted], parts: Parts
+    ) -> Mapping[str, Sequence[SharedFile]]:
+        """The conflict matrix of each image, from tables of contents alone."""
+        tables = await self._tables(sorted({name for image in wanted for name in image.chunks}), parts)
+        allowed = self._project.options.allowed_conflicts
+
+        async def matrix(image: Wanted) -> Sequence[SharedFile]:
+            stack = [(name, tables.chunks[name]) for name in image.chunks]
+            return await in_thread(shared_files, tables.base, stack, allowed)
+
+        found = await each(wanted, matrix, jobs=self._jobs)
+        return {image.name: files for image, files in zip(wanted, found, strict=True)}
 
     async def _tables(self, names: Sequence[str], parts: Parts) -> "_Tables":
         base = await self._contents.of(parts.base, self._base_name)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from builder.app import Workbench
+    from builder.conflicts import SharedFile
     from builder.fingerprint import Inputs
     from builder.plan import PlannedAction
     from builder.project import Project
@@ -177,6 +178,48 @@ def plan(
     if not as_json:
         text = ", ".join(f"{order} {count}" for order, count in counts.items())
         output.console.print(f"\nunpacked snapshots by order: {text} (this project: {loaded.options.order})")
+
+
+@project.command("conflicts")
+@_PROJECT
+@click.option("--to", required=True, metavar="REPO", help="The repository that has the chunks.")
+@click.option(
+    "--combination", "names", multiple=True, metavar="NAME", help="Only this image; may be repeated."
+)
+@ONE_OF_SEVERAL
+@_JSON
+def conflicts(
+    project: Path, to: str, names: tuple[str, ...], platform: "Platform | None", as_json: bool
+) -> None:
+    """The files that more than one chunk of an image writes or deletes, and what becomes of them.
+
+    Read from tables of contents that lie beside the chunks; no layer is fetched. Nothing is changed.
+    """
+    output = Output(as_json=as_json)
+    found = run(_shared_files(project, to, names, platform))
+    rows = [
+        (image, file.path, file.chunk, file.kind or "and", file.other, file.verdict)
+        for image, files in found.items()
+        for file in files
+    ]
+    fields = {image: [dataclasses.asdict(file) for file in files] for image, files in found.items()}
+    output.result({"images": fields}, table(("image", "file", "chunk", "", "of chunk", "so it is"), rows))
+
+
+async def _shared_files(
+    root: Path, to: str, names: Sequence[str], platform: "Platform | None"
+) -> "Mapping[str, Sequence[SharedFile]]":
+    from builder.images import as_published, complete_names, wanted_images
+
+    async with _benches(root, to, "native", [platform] if platform else [], None) as benches:
+        if len(benches) > 1:
+            offered = ", ".join(str(bench.platform) for bench in benches)
+            raise click.UsageError(f"the project is built for {offered}; give --platform")
+        bench = benches[0]
+        wanted = wanted_images(bench.project, names or complete_names(bench.project))
+        maker = bench.image_maker(None)
+        parts = await maker.load(sorted({name for image in wanted for name in image.chunks}))
+        return await maker.shared_files(await as_published(wanted, bench.store), parts)
 
 
 def _made(changes: Sequence[str], *, as_json: bool) -> None:

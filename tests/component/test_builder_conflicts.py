@@ -1,6 +1,7 @@
 """Chunks that touch the same files, through real builds."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,8 +28,13 @@ def test_overwriting_another_chunks_file_is_an_error_unless_allowed(tmp_path: Pa
     done = lapstrake("build", project, "--to", to)
     assert done.status == 4
     assert "both: a overwrites /opt/tool of b" in done.stderr
+    shown = lapstrake("project", "conflicts", project, "--to", to, "--combination", "both").stdout
+    assert re.search(r"both +/opt/tool +a +overwrites +b +conflict", shown)
     allowed = CONTEXT.replace("lapstrake:\n", "lapstrake:\n  allow-conflicts: [/opt/tool]\n")
     write_project(project, {**files, "dazzle.yaml": COMBINER + allowed})
+    matrix = lapstrake("project", "conflicts", project, "--to", to, "--json").document["images"]
+    cell = {"path": "/opt/tool", "chunk": "a", "other": "b", "kind": "overwrites"}
+    assert matrix == {"both": [{**cell, "verdict": "allowed"}], "one": []}
     assert set(lapstrake("build", project, "--to", to, "--json").actions.values()) == {"reuse"}
 
 
@@ -64,6 +70,12 @@ ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin
     assert done.document["tests"]["run"] == 4
     image = next(item for item in done.document["combinations"] if item["name"] == "both")
     assert image["layers"] == 4
+    matrix = lapstrake(
+        "project", "conflicts", project, "--to", f"oci:{tmp_path / 'images'}", "--json"
+    ).document
+    assert {(cell["path"], cell["verdict"]) for cell in matrix["images"]["both"]} == {
+        ("/var/lib/dpkg/status", "merged")
+    }
 
 
 def _copy_dpkg(root: Path) -> None:
