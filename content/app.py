@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -17,13 +18,12 @@ from content.io_limits.controller import Law, PressureController
 from content.io_limits.groups import GroupSettings, JobGroups
 from content.io_limits.limiter import IoLimits
 from content.io_limits.workspaces import WorkspaceLimits
-from content.jobs import Job, JobRunner
-from content.keys import Workspace
+from content.jobs import JobRunner
 from content.metrics import IoMetrics, JobMetrics, PeriodicMetrics, StoreMetrics
 from content.node import Node
 from content.objects.base import MultipartStore
 from content.objects.opening import StoreAddress, StoreOptions, open_store
-from content.periodic import PeriodicBackups, Schedule, Schedules
+from content.periodic import PeriodicBackups, Schedules
 from content.problems import problem_middleware
 from content.processes.parent import JobProcesses, StoreSetup
 from content.rates import Buckets, Rates
@@ -31,7 +31,6 @@ from content.reloading import Reloading
 from content.retention import KeepRules
 from content.settings import ContentSettings, JobSettings
 from content.staging import sweep
-from content.tasks import periodic_task
 from content.turns import Pool, Turns
 from servicekit.lifecycle import Listener, is_loopback, serve_until_signal
 from servicekit.metrics import Metrics
@@ -49,6 +48,7 @@ class TakingOver:
 
     node: Node
     callers: Callers
+    controller: PressureController | None = None
 
     async def __call__(self, settings: ContentSettings) -> None:
         self.callers.take_over(await asyncio.to_thread(checked, settings))
@@ -57,6 +57,8 @@ class TakingOver:
         node.periodic_every_s = settings.periodic.every_s
         node.sources = Policy(settings.source_protocols, settings.source_hosts)
         node.buckets.change(_rates(settings))
+        if self.controller is not None:
+            self.controller.law = _law(settings)
 
 
 TAKE_OVER = web.AppKey("take_over", TakingOver)
@@ -93,36 +95,16 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
     ):
         if swept := await asyncio.to_thread(sweep, settings.workspaces_root):
             _log.warning("unfinished_restores_swept", paths=[path.name for path in swept])
-        guard = DiskGuard(settings.workspaces_root, settings.min_free_bytes, readiness, metrics)
-        await guard.check()
-        _watching = background.start(guard.watch(), name="disk-guard")
-        if settings.pressure.files:
-            law = Law(settings.pressure.target, settings.pressure.floor_bytes_s)
-            controller = PressureController(settings.pressure.files, buckets, law, io_metrics)
-            _following = background.start(controller.run(), name="pressure")
-
-        limits = WorkspaceLimits(settings.workspace_cgroups, settings.workspaces_root, io_metrics)
-        _holding = background.start(limits.run(), name="workspace-limits")
-
-        def begin(schedule: Schedule) -> Job:
-            task = {**dataclasses.asdict(schedule), **periodic_task(node.keep)}
-            return node.start("periodic_backup", Workspace.parse(schedule.workspace), task)
-
-        periodic = PeriodicBackups(
-            Schedules(settings.state_dir / "schedules.json"),
-            begin,
-            lambda: not readiness.reasons,
-            PeriodicMetrics.on(metrics),
-        )
-        await periodic.start()
         node = Node(
             store=store,
             workspaces_root=settings.workspaces_root,
             jobs=jobs,
             processes=processes,
-            periodic=periodic,
-            disk=guard,
-            limits=limits,
+            periodic=PeriodicBackups(
+                Schedules(settings.state_dir / "schedules.json"), PeriodicMetrics.on(metrics)
+            ),
+            disk=DiskGuard(settings.workspaces_root, settings.min_free_bytes, readiness, metrics),
+            limits=WorkspaceLimits(settings.workspace_cgroups, settings.workspaces_root, io_metrics),
             buckets=buckets,
             job_rates=_rates(settings.job),
             readiness=readiness,
@@ -130,19 +112,43 @@ async def content_service(settings: ContentSettings) -> AsyncIterator[tuple[web.
             keep=_keep(settings),
             periodic_every_s=settings.periodic.every_s,
         )
-        _repeating = background.start(periodic.run(), name="periodic-backups")
-        app = web.Application(
-            middlewares=[
-                access_middleware(metrics, service="content"),
-                problem_middleware,
-                caller_middleware(callers),
-            ]
-        )
-        app.add_routes(operations_routes(metrics, readiness))
-        app.add_routes(ContentHandlers(node).routes())
-        app[TAKE_OVER] = TakingOver(node, callers)
+        await node.periodic.start()
+        await node.disk.check()
+        work: dict[str, Coroutine[Any, Any, None]] = {
+            "disk-guard": node.disk.watch(),
+            "workspace-limits": node.limits.run(),
+            "periodic-backups": node.periodic.run(node.start_periodic, lambda: not readiness.reasons),
+        }
+        controller = _controller(settings, buckets, io_metrics)
+        if controller is not None:
+            work["pressure"] = controller.run()
+        for name, what in work.items():
+            _held_by_background = background.start(what, name=name)
+        app = _application(node, callers, metrics)
+        app[TAKE_OVER] = TakingOver(node, callers, controller)
         app.on_shutdown.append(_drain(jobs, readiness, settings.drain_s))
         yield app, readiness
+
+
+def _application(node: Node, callers: Callers, metrics: Metrics) -> web.Application:
+    middlewares = [
+        access_middleware(metrics, service="content"),
+        problem_middleware,
+        caller_middleware(callers),
+    ]
+    app = web.Application(middlewares=middlewares)
+    app.add_routes(operations_routes(metrics, node.readiness))
+    app.add_routes(ContentHandlers(node).routes())
+    return app
+
+
+def _controller(settings: ContentSettings, buckets: Buckets, metrics: IoMetrics) -> PressureController | None:
+    files = settings.pressure.files
+    return PressureController(files, buckets, _law(settings), metrics) if files else None
+
+
+def _law(settings: ContentSettings) -> Law:
+    return Law(settings.pressure.target, settings.pressure.floor_bytes_s)
 
 
 def _turns(settings: ContentSettings) -> Turns:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from content.io_limits.workspaces import WorkspaceLimits
 from content.jobs import Job, JobRunner
 from content.keys import Workspace
 from content.objects.base import MultipartStore
-from content.periodic import PeriodicBackups
+from content.periodic import PeriodicBackups, Schedule
 from content.presigning import LinkSigner
 from content.processes.parent import JobProcessDied, JobProcesses
 from content.rates import Buckets, Rates
 from content.retention import KeepRules
 from content.staging import sweep_target
-from content.tasks import Task
+from content.tasks import Task, periodic_task
 from content.turns import Pool
 from servicekit.clock import Clock, SystemClock
 from servicekit.web import Readiness
@@ -50,6 +50,11 @@ class Node:
     periodic_every_s: float
     links: LinkSigner = field(default_factory=LinkSigner)
     clock: Clock = SystemClock()
+
+    def start_periodic(self, schedule: Schedule) -> Job:
+        """As `start`."""
+        task = {**asdict(schedule), **periodic_task(self.keep)}
+        return self.start("periodic_backup", Workspace.parse(schedule.workspace), task)
 
     def start(self, pool: Pool, workspace: Workspace, task: Task, *, key: str | None = None) -> Job:
         """Queues a job, or finds the one that ``key`` started. Raises NodeUnready, WorkspaceBusy,

@@ -59,6 +59,9 @@ def next_after_s(schedule: Schedule, failures: int) -> float:
     return max(schedule.every_s, min(_LONGEST_S, doubled_s))
 
 
+Begin = Callable[[Schedule], Job]
+
+
 class Schedules:
     """The file; every change is there before it is acted upon. Blocking."""
 
@@ -97,23 +100,24 @@ class _Entry:
     job: Job | None = None
 
 
+def _try(entry: _Entry, begin: Begin) -> None:
+    try:
+        entry.job = begin(entry.schedule)
+    except ContentError as error:  # the workspace has another job: at the next look
+        _log.debug("periodic_backup_put_off", workspace=entry.schedule.workspace, error=str(error))
+
+
 class PeriodicBackups:
-    """`start` once, then `run` until cancelled. ``begin`` starts a job, and raises ContentError when it
-    cannot; ``may_run`` says no while the disk is short.
-    """
+    """`start` once, then `run` until cancelled."""
 
     def __init__(
         self,
         schedules: Schedules,
-        begin: Callable[[Schedule], Job],
-        may_run: Callable[[], bool],
         metrics: PeriodicMetrics,
         *,
         clock: Clock = SystemClock(),
     ) -> None:
         self._schedules = schedules
-        self._begin = begin
-        self._may_run = may_run
         self._metrics = metrics
         self._clock = clock
         self._entries: dict[Workspace, _Entry] = {}
@@ -155,28 +159,23 @@ class PeriodicBackups:
     async def _save(self, schedules: Mapping[Workspace, Schedule]) -> None:
         await asyncio.to_thread(self._schedules.save, list(schedules.values()))
 
-    async def run(self) -> None:
+    async def run(self, begin: Begin, may_run: Callable[[], bool]) -> None:
+        """``begin`` raises ContentError when it cannot; ``may_run`` says no while the disk is short."""
         while True:
-            self.look()
+            self.look(begin, may_run=may_run())
             await self._clock.sleep(_LOOK_EVERY_S)
 
-    def look(self) -> None:
+    def look(self, begin: Begin, *, may_run: bool) -> None:
         """Starts what is due, notes what has ended."""
-        now_s, may_run = self._clock.monotonic(), self._may_run()
+        now_s = self._clock.monotonic()
         for entry in self._entries.values():
             if entry.job is not None and entry.job.finished.is_set():
                 self._ended(entry, entry.job, now_s)
             if entry.job is None and may_run and now_s >= entry.due_s:
-                self._try(entry)
+                _try(entry, begin)
         self._metrics.workspaces.set(len(self._entries))
         oldest_s = min((entry.saved_s for entry in self._entries.values()), default=now_s)
         self._metrics.age.set(now_s - oldest_s)
-
-    def _try(self, entry: _Entry) -> None:
-        try:
-            entry.job = self._begin(entry.schedule)
-        except ContentError as error:  # the workspace has another job: at the next look
-            _log.debug("periodic_backup_put_off", workspace=entry.schedule.workspace, error=str(error))
 
     def _ended(self, entry: _Entry, job: Job, now_s: float) -> None:
         entry.job = None

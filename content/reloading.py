@@ -13,9 +13,9 @@ from servicekit.settings import SettingsInvalid
 _LIVE = frozenset({
     "tokens_file", "admin_token", "certificates_file",
     "send_rate_bytes_s", "receive_rate_bytes_s", "read_rate_bytes_s", "write_rate_bytes_s",
-    "job", "periodic", "source_protocols", "source_hosts",
+    "job", "periodic", "pressure", "source_protocols", "source_hosts",
 })  # fmt: skip
-"""Of ``job`` the rates only; its cgroup is made at the start."""
+"""Of ``job`` the rates only, of ``pressure`` not the files; the rest of them is for the start."""
 _log = structlog.get_logger(__name__)
 
 

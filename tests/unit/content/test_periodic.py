@@ -34,9 +34,7 @@ class _Node:
         self.may_run = True
         self.metrics = Metrics()
         metrics = PeriodicMetrics.on(self.metrics)
-        self.backups = PeriodicBackups(
-            Schedules(file), self._begin, lambda: self.may_run, metrics, clock=self.clock
-        )
+        self.backups = PeriodicBackups(Schedules(file), metrics, clock=self.clock)
 
     def _begin(self, schedule: Schedule) -> Job:
         if self.is_busy:
@@ -48,12 +46,12 @@ class _Node:
     def end(self, state: str) -> None:
         self.jobs[-1].state = state  # type: ignore[assignment]
         self.jobs[-1].finished.set()
-        self.backups.look()
+        self.backups.look(self._begin, may_run=self.may_run)
 
     async def after(self, seconds: float) -> int:
         """Jobs that were started when so much time has passed."""
         await self.clock.advance(seconds)
-        self.backups.look()
+        self.backups.look(self._begin, may_run=self.may_run)
         return len(self.jobs)
 
 
