@@ -39,7 +39,11 @@ class LocalSettings:
 class SpecServiceSettings:
     """A service that knows what images are made of."""
 
-    url: str = setting(STRING, "", "Where GET <url>/<image-id> answers with an image spec; empty: nowhere.")
+    url: str = setting(
+        STRING,
+        "",
+        "Where GET <url>/<image-id> answers with a spec, or grpc(s)://HOST:PORT of gitpod's protocol.",
+    )
     token_file: Path | None = setting(PATH, None, "File with the bearer token to show it; read each time.")
     ca: Path | None = setting(PATH, None, "PEM file with the CA of the service; default: the system's.")
     certificate: Path | None = setting(PATH, None, "PEM file with the certificate to show it (mTLS).")
@@ -220,8 +224,8 @@ class FacadeSettings:
         if self.access.mode == "tokens" and self.access.tokens_file is None:
             found.append("facade.access.tokens_file: needed where access.mode is tokens")
         service = self.spec_service
-        if service.url and not service.url.startswith(("http://", "https://")):
-            found.append(f"facade.spec_service.url: {service.url!r}; accepts http(s)://...")
+        if service.url and not service.url.startswith(("http://", "https://", "grpc://", "grpcs://")):
+            found.append(f"facade.spec_service.url: {service.url!r}; accepts http(s)://... or grpc(s)://...")
         if (service.certificate is None) != (service.key is None):
             found.append("facade.spec_service.certificate and .key: both or none")
         if self.access.mode != "anonymous" and self.admin_listen is None and not self.admin_token:
