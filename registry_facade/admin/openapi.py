@@ -30,6 +30,14 @@ _SCHEMAS: dict[str, Any] = {
             "deleted": _COUNT,
         }
     ),
+    "Warm": {
+        **_object(
+            {"images": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1000}},
+            platform={"type": "string", "pattern": "^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$"},
+            limit_rate={"type": "string", "pattern": "^[1-9][0-9]{0,9}[KMG]?(/s)?$"},
+        ),
+        "additionalProperties": False,
+    },
     "Specs": _object({"specs": {"type": "array", "items": {"type": "string"}}}),
     "Spec": {
         "type": "object",
@@ -45,6 +53,10 @@ def _json(schema: str, description: str) -> dict[str, Any]:
 
 
 _DONE = {"description": "Done."}
+_WARMED = {
+    "description": "A line of JSON for each image, as it ends; see registry_facade.warming.",
+    "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+}
 
 
 def _operation(
@@ -85,7 +97,7 @@ _SPEC = [_parameter("id", "path", _ID, "As in workspaces/<id>; may hold slashes.
 
 
 def document() -> dict[str, Any]:
-    """Of every route of `registry_facade.admin.handlers`."""
+    """Of every route of `registry_facade.admin.handlers`, and of `registry_facade.warming.handlers`."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "lapstrake registry facade, administration", "version": "1"},
@@ -125,6 +137,9 @@ def document() -> dict[str, Any]:
                 "delete": _operation(
                     "Unpin an image.", {200: _json("Pinned", "How many blobs.")}, 404, parameters=[_NAME]
                 ),
+            },
+            "/facade/v1/warm": {
+                "post": _operation("Pre-pull images.", {200: _WARMED}, parameters=[], body="Warm"),
             },
             "/facade/v1/specs": {
                 "get": _operation("List specs.", {200: _json("Specs", "Their ids.")}, parameters=[])
