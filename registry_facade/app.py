@@ -22,6 +22,7 @@ from registry_facade.access import AccessLog, access_middleware
 from registry_facade.admin.access import admin_middleware
 from registry_facade.admin.handlers import AdminHandlers
 from registry_facade.admin.images import CachedImages
+from registry_facade.admin.purges import Purges
 from registry_facade.cache.catalog import Catalog
 from registry_facade.cache.claims import Claims
 from registry_facade.cache.storage import Storage
@@ -146,10 +147,13 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
             peers = PeerHandlers(upstreams.names, cache, locator, settings.peer_token, counted, peer_metrics)
             routes += peers.routes()
         tls = await _tls(settings, stack)
+        purges = Purges(catalog, storage, manifests)
+        if seat.count > 1:
+            stack.push_async_callback(_cancel, asyncio.create_task(purges.follow()))
         made = _applications(settings, metrics, readiness, routes, log, seat)
         if settings.admin_listen is not None or is_loopback(settings.listen[0]):
             made.operations.add_routes(WarmHandlers(warmer).routes())
-            images = CachedImages(catalog, storage, manifests)
+            images = CachedImages(catalog, storage, manifests, purges)
             made.operations.add_routes(AdminHandlers(images, upstreams.names, stored).routes())
         yield dataclasses.replace(made, tls=tls)
 

@@ -18,7 +18,7 @@ from ocikit.combine import Chunk, combine
 from ocikit.compose import Addition, ComposedImage, Layer, compose, paired_layers, strip_base
 from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest
-from ocikit.errors import ManifestNotFound, NotBuiltFromBase, OciError
+from ocikit.errors import InvalidManifest, ManifestNotFound, NotBuiltFromBase, OciError
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Index, Manifest, RawManifest, parse_manifest_or_index
 from ocikit.repository import Image, choose_platform, complete_image
@@ -41,6 +41,7 @@ BASE_NAME_ANNOTATION = "org.opencontainers.image.base.name"
 _SKIP_LABEL = "io.lapstrake.skip-layers"
 _GITPOD_SKIP_LABEL = "skip-n.registry-facade.gitpod.io"
 _LATEST = "latest"
+_MAX_DEPTH = 4
 FRESH_S = 1.0
 """A composition is looked at again this long after the last look: specs and tags may have changed."""
 
@@ -234,16 +235,20 @@ class Composer:
             tuple(edits),
         )
 
-    async def _image(self, ref: ImageRef, raw: RawManifest, platform: Platform | None = None) -> Image:
+    async def _image(
+        self, ref: ImageRef, raw: RawManifest, platform: Platform | None = None, depth: int = 0
+    ) -> Image:
         """The image of one platform, with its config. Raises ManifestNotFound when it is not offered."""
         held = self._images.get((ref.target, raw.digest)) if platform is None else None
         if held is not None:
             return held
         document = parse_manifest_or_index(raw)
         if isinstance(document, Index):
+            if depth >= _MAX_DEPTH:
+                raise InvalidManifest(f"indexes lie {depth} deep in each other", ref.text)
             chosen = choose_platform(document, platform, ref.text)
             raw = (await self._manifests.get(ref.target, chosen.digest)).raw
-            return await self._image(ref, raw, platform)
+            return await self._image(ref, raw, platform, depth + 1)
         source = self._cache.view(lambda digest: self._locator.locate(ref.target, digest))
         image = await complete_image(source, raw, document)
         if platform is not None and not image.config.platform.satisfies(platform):

@@ -290,10 +290,14 @@ class Manifests:
         for digest in digests:
             self._by_digest.drop((target, digest))
 
-    async def purge_tag(self, target: Target, tag: str) -> bool:
-        """Forgets what a tag stood for; the next pull asks the upstream."""
+    def forget_tag(self, target: Target, tag: str) -> None:
+        """Drops what this process remembers of a tag."""
         self._tags.drop((target, tag))
         self._absent.drop((target, tag))
+
+    async def purge_tag(self, target: Target, tag: str) -> bool:
+        """Forgets what a tag stood for; the next pull asks the upstream."""
+        self.forget_tag(target, tag)
         return await self._catalog.untag(target.upstream, target.repository, tag)
 
     # ----- lists -----

@@ -79,6 +79,7 @@ class AdminHandlers:
         if await self.images.catalog.known(digest) is None:
             raise BlobNotFound(digest, "the cache")
         await self.images.storage.delete(digest, "purged")
+        await self.images.purges.note(None, "", [digest])
         return web.Response(status=204)
 
     @_answering

@@ -6,6 +6,7 @@ from typing import Any
 
 from ocikit.digest import Digest
 from ocikit.errors import ManifestNotFound
+from registry_facade.admin.purges import Purges
 from registry_facade.cache.catalog import Catalog
 from registry_facade.cache.storage import Storage
 from registry_facade.image_spec import ImageRef
@@ -21,6 +22,7 @@ class CachedImages:
     catalog: Catalog
     storage: Storage
     manifests: Manifests
+    purges: Purges
 
     async def describe(self, ref: ImageRef) -> Mapping[str, Any]:
         """Raises ManifestNotFound for an image that was never pulled through here."""
@@ -58,7 +60,8 @@ class CachedImages:
         own = await self._only_of(top, [digest for digest, _ in found]) if blobs else []
         for digest in own:
             await self.storage.delete(digest, "purged")
-        self.manifests.forget(ref.target, own)
+        tag = "" if isinstance(ref.reference, Digest) else ref.reference
+        await self.purges.note(ref.target, tag, own)
         return {"image": ref.text, "digest": top, "tag_forgotten": forgotten, "deleted": len(own)}
 
     async def _blobs(self, ref: ImageRef) -> tuple[Digest, Sequence[tuple[Digest, int | None]]]:

@@ -36,6 +36,9 @@ CREATE TABLE IF NOT EXISTS tags (
     upstream TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
     checked_s REAL NOT NULL, PRIMARY KEY (upstream, repository, tag)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS unshared (digest TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS purges (
+    upstream TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL,
+    purged_s REAL NOT NULL, PRIMARY KEY (upstream, repository, tag, digest)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evictions (
     digest TEXT PRIMARY KEY, evicted_s REAL NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -340,6 +343,26 @@ class Catalog:
             )
         )
         return gone > 0
+
+    async def note_purges(
+        self, rows: Iterable[tuple[str, str, str, str]], now_s: float, kept_s: float
+    ) -> None:
+        """Notes (upstream, repository, tag, digest) for the other workers; older notes go."""
+        noted = [(*row, now_s) for row in rows]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM purges WHERE purged_s < ?", (now_s - kept_s,))
+            connection.executemany("INSERT OR REPLACE INTO purges VALUES (?, ?, ?, ?, ?)", noted)
+
+        await self._do(work)
+
+    async def purged_since(self, since_s: float) -> Sequence[tuple[str, str, str, str]]:
+        """(upstream, repository, tag, digest) of what was purged; empty where that does not apply."""
+        return await self._do(
+            lambda connection: connection.execute(
+                "SELECT upstream, repository, tag, digest FROM purges WHERE purged_s >= ?", (since_s,)
+            ).fetchall()
+        )
 
     async def known_tags(self, upstream: str, repository: str) -> Sequence[str]:
         rows = await self._do(

@@ -217,10 +217,14 @@ class Storage:
         await self._catalog.stored(digest, size, source, stamp, time.time())
         self._stamps.put(digest, stamp, 1)
 
-    async def delete(self, digest: Digest, reason: str) -> None:
-        """Absent is success; readers that have it open finish undisturbed."""
+    def forget(self, digest: Digest) -> None:
+        """Drops what this process remembers of a blob."""
         self._memory.drop(digest)
         self._stamps.drop(digest)
+
+    async def delete(self, digest: Digest, reason: str) -> None:
+        """Absent is success; readers that have it open finish undisturbed."""
+        self.forget(digest)
         await self._files.delete(digest)
         await self._catalog.forget(digest, reason, time.time())
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from ocikit import media_types
-from ocikit.descriptor import Platform
+from ocikit.descriptor import Descriptor, Platform
 from ocikit.digest import Digest
 from ocikit.errors import OciError
 from ocikit.image_config import ImageConfig
 from ocikit.layout import LayoutRepository
-from ocikit.manifest import Index, Manifest
+from ocikit.manifest import Index, Manifest, RawManifest
 from ocikit.validate import image_violations
 from tests.support.facade import RunningFacade, running_facade
 from tests.support.images import AMD64, image_documents, made_layer, push_image, push_index
@@ -390,6 +390,36 @@ async def test_bad_spec_is_a_clear_answer(
         status, _, body = await facade.get("/v2/workspaces/ws/manifests/latest")
         assert status == 422
         assert message in json.loads(body)["errors"][0]["message"]
+
+
+async def test_indexes_deep_in_each_other_are_not_followed_for_ever(tmp_path: Path) -> None:
+    async with scripted_registry() as upstream:
+        add_image(upstream, "base", BASE)
+        inner = RawManifest.of(media_types.OCI_MANIFEST, upstream.blobs[add_image(upstream, "tool", TOOL)])
+        for _ in range(50):
+            entry = Descriptor(inner.media_type, inner.digest, len(inner.data), platform=AMD64)
+            inner = RawManifest.of(media_types.OCI_INDEX, Index((entry,)).dump())
+            upstream.add_manifest(inner.data, "deep")
+        specs = tmp_path / "specs"
+        specs.mkdir()
+        (specs / "ws.json").write_text(json.dumps({"base": "hub.test/x:base", "layers": ["hub.test/x:deep"]}))
+        own = {"upstreams": {"hub.test": upstream.origin}, "image_specs": specs}
+        async with running_facade(tmp_path / "cache", **own) as facade:
+            status, _, body = await facade.get("/v2/workspaces/ws/manifests/latest")
+            assert (status, b"deep in each other" in body) == (502, True)
+            assert (await facade.get("/v2/hub.test/x/manifests/deep"))[2] == inner.data
+
+
+async def test_absence_tells_no_directory_of_this_machine(workshop: Workshop, tmp_path: Path) -> None:
+    async with running_facade(tmp_path / "cache", **workshop.settings()) as facade:
+        for path in (
+            "images/x/manifests/nope",
+            f"images/x/manifests/{Digest.of(b'x')}",
+            f"images/x/blobs/{Digest.of(b'x')}",
+        ):
+            status, _, body = await facade.get(f"/v2/{path}")
+            assert status in {400, 404}
+            assert str(workshop.layout.directory).encode() not in body
 
 
 async def test_missing_base_is_404(workshop: Workshop, tmp_path: Path) -> None:

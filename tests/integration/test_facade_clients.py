@@ -25,7 +25,8 @@ from servicekit.secrets import Secret
 from tests.support.containerd import Containerd
 from tests.support.docker_registry import DockerRegistry, DockerRegistryFactory
 from tests.support.facade import facade_process, metric_value
-from tests.support.images import BUSYBOX, made_layer, push_image
+from tests.support.images import BUSYBOX, image_documents, made_layer, push_image
+from tests.support.scripted_registry import scripted_registry
 
 SHARED = made_layer({"usr/share/large": os.urandom(2 << 20)})
 ONE = made_layer({"opt/one": os.urandom(1 << 20)})
@@ -420,6 +421,34 @@ async def test_each_pull_is_one_event_with_its_bytes_by_source(tmp_path: Path) -
     assert len(TWO.blob) <= warm["received_bytes"]["upstream"] <= len(TWO.blob) + 4096
     assert not cold["stale"]
     assert 0 < cold["waited_s"] <= cold["duration_s"]
+
+
+async def test_purge_reaches_every_worker(tmp_path: Path) -> None:
+    """Each holds the tag in memory, fresh for a day; one of them is told."""
+    async with scripted_registry() as upstream:
+        first = upstream.add_manifest(image_documents([ONE])[0], "v1")
+        arguments = ("--upstream", f"hub.test={upstream.origin}", "--workers", "3")
+        env = {"LAPSTRAKE_FACADE_TAG_FRESH_S": "86400"}
+
+        def digests(url: str) -> set[str]:
+            """From a connection each, which the kernel spreads over the workers."""
+            answers = [opened(f"{url}/v2/x/manifests/v1") for _ in range(40)]
+            return {answer.headers["Docker-Content-Digest"] for answer in answers}
+
+        def purge(url: str) -> None:
+            name = "/facade/v1/image?name=hub.test/x:v1"
+            request = urllib.request.Request(f"{url}{name}", method="DELETE")  # noqa: S310 (our own http URL)
+            with urllib.request.urlopen(request) as answer:  # noqa: S310 (our own http URL)
+                assert json.loads(answer.read())["tag_forgotten"]
+
+        with facade_process(tmp_path, *arguments, env=env) as facade:
+            assert await asyncio.to_thread(digests, facade.url) == {first}
+            moved = upstream.add_manifest(image_documents([TWO])[0], "v1")
+            assert await asyncio.to_thread(digests, facade.url) == {first}
+            await asyncio.to_thread(purge, facade.url)
+            async with asyncio.timeout(20):
+                while await asyncio.to_thread(digests, facade.url) != {moved}:
+                    await asyncio.sleep(0.1)
 
 
 async def test_explain_and_pin_beside_a_running_facade(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocikit.distribution.wall import is_private, parse_place
-from ocikit.errors import InvalidRange
+from ocikit.errors import InvalidRange, OciError
 from ocikit.ranges import ByteRange, ContentRange
+from ocikit.reference import is_repository
+from registry_facade.addressing import choose_target, parse_endpoint
 from registry_facade.env_edits import EnvEdit, apply_env, edits_asked_by
 from registry_facade.image_spec import parse_image_ref
 from registry_facade.streaming import plan
@@ -112,3 +114,37 @@ def test_plan_serves_every_satisfiable_range_of_a_set(asked: list[ByteRange], si
         assert chosen.ranges == (ContentRange(0, size, size),)
     else:
         assert list(chosen.ranges) == satisfiable
+
+
+SEGMENTS = st.sampled_from(
+    [
+        "v2",
+        "blobs",
+        "manifests",
+        "tags",
+        "list",
+        "referrers",
+        "..",
+        ".",
+        "",
+        "%2e%2e",
+        "a",
+        "hub.test",
+        "\r\nX: 1",
+    ]
+)
+PATHS = st.lists(SEGMENTS | st.text(max_size=20), max_size=8).map(lambda parts: "/" + "/".join(parts))
+
+
+@given(PATHS, st.text(max_size=20) | st.just("hub.test"))
+def test_any_path_is_an_endpoint_of_a_proper_repository_or_refused(path: str, namespace: str) -> None:
+    try:
+        endpoint = parse_endpoint(f"/v2{path}")
+        if endpoint is None:
+            return
+        target = choose_target(endpoint.name, namespace, frozenset({"hub.test"}), "hub.test")
+    except OciError:
+        return
+    assert target.upstream in {"hub.test", "workspaces"}
+    assert is_repository(target.repository)
+    assert not any(ord(char) < 32 for char in f"{target.namespace}{endpoint.reference}")
