@@ -24,6 +24,8 @@ from content.turns import Pool
 from servicekit.clock import Clock, SystemClock
 from servicekit.web import Readiness
 
+_SWEEP_TRIES, _SWEEP_EVERY_S = 20, 0.1
+
 
 class NodeUnready(ContentError):
     """No such work just now."""
@@ -74,7 +76,7 @@ class Node:
             try:
                 result = await self.processes.run(job, task)
             except JobProcessDied:
-                await asyncio.to_thread(sweep_target, Path(task["path"]))
+                await self._sweep(Path(task["path"]))
                 raise
             if pool == "final_backup":  # the workspace is gone now; what comes there later is another one
                 await self.periodic.remove(workspace)
@@ -82,3 +84,9 @@ class Node:
 
         buckets = Buckets(self.job_rates, node=self.buckets)
         return self.jobs.start(pool, workspace, work, key=key, request=identity, buckets=buckets)
+
+    async def _sweep(self, target: Path) -> None:
+        for _ in range(_SWEEP_TRIES):
+            if await asyncio.to_thread(sweep_target, target):
+                return
+            await self.clock.sleep(_SWEEP_EVERY_S)

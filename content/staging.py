@@ -92,9 +92,12 @@ class Staging:
             shutil.rmtree(self._path)
 
 
-def sweep_target(target: Path) -> list[Path]:
-    """Deletes what a crashed restore to ``target`` left. Blocking."""
-    return _sweep(target.parent.glob(f"{_PREFIX}{glob.escape(target.name)}-*"))
+def sweep_target(target: Path) -> bool:
+    """Deletes what a crashed restore to ``target`` left; False while one of its processes is still ending.
+    Blocking.
+    """
+    found = list(target.parent.glob(f"{_PREFIX}{glob.escape(target.name)}-*"))
+    return len(_sweep(found)) == len(found)
 
 
 def sweep(directory: Path) -> list[Path]:
