@@ -26,6 +26,7 @@ from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
 from registry_facade.errors import LayerUnavailable
 from registry_facade.image_spec import FileLayer, InlineLayer
+from registry_facade.layers.estargz import write_estargz
 
 _READ_BYTES = 1 << 20
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -56,6 +57,25 @@ def build_layer(spec: FileLayer | InlineLayer, directory: Path) -> BuiltLayer:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    return BuiltLayer(Path(name), layer)
+
+
+def build_estargz(spec: FileLayer | InlineLayer, directory: Path) -> BuiltLayer:
+    """Like `build_layer`, as eStargz; a tar that is there already stays as it is."""
+    plain = build_layer(spec, directory)
+    if isinstance(spec, FileLayer) and spec.at == "" and _is_tar(spec.path):
+        return plain
+    descriptor, name = scratch_file(directory)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            layer = write_estargz(plain.path, file)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise LayerUnavailable(_title(spec), error.strerror or str(error)) from error
+        raise
+    finally:
+        plain.path.unlink()
     return BuiltLayer(Path(name), layer)
 
 

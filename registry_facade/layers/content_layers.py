@@ -44,7 +44,10 @@ def layer_memory(path: Path) -> Database:
 
 
 class ContentLayers:
-    """Safe for concurrent use on one event loop. ``memory`` is its owner's to close."""
+    """Safe for concurrent use on one event loop. ``memory`` is its owner's to close.
+
+    ``lazy``: layers that are made of files are eStargz.
+    """
 
     def __init__(
         self,
@@ -53,13 +56,15 @@ class ContentLayers:
         places: UrlPlaces,
         snapshots: SnapshotStore,
         memory: Database,
+        *,
+        lazy: bool = False,
     ) -> None:
         self._storage = storage
         self._cache = cache
         self._places = places
         self._snapshots = snapshots
         self._memory = memory
-        self._made = MadeLayers(storage)
+        self._made = MadeLayers(storage, lazy=lazy)
         self._flights: SingleFlight[str, Layer] = SingleFlight()
 
     async def layer(self, spec: ContentLayer) -> Layer:

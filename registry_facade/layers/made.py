@@ -6,15 +6,16 @@ from ocikit.compose import Layer
 from registry_facade.cache.memory import MemoryCache
 from registry_facade.cache.storage import Storage
 from registry_facade.image_spec import FileLayer, InlineLayer
-from registry_facade.layers.content import build_layer, fingerprint
+from registry_facade.layers.content import build_estargz, build_layer, fingerprint
 from servicekit.single_flight import SingleFlight
 
 
 class MadeLayers:
-    """Safe for concurrent use on one event loop."""
+    """Safe for concurrent use on one event loop. ``lazy`` ones are eStargz, others plain tars."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, lazy: bool = False) -> None:
         self._storage = storage
+        self._build = build_estargz if lazy else build_layer
         self._known: MemoryCache[str, Layer] = MemoryCache(10_000)
         self._flights: SingleFlight[str, Layer] = SingleFlight()
 
@@ -27,7 +28,7 @@ class MadeLayers:
         return await self._flights.do(key, lambda: self._make(key, spec))
 
     async def _make(self, key: str, spec: FileLayer | InlineLayer) -> Layer:
-        built = await asyncio.to_thread(build_layer, spec, self._storage.scratch)
+        built = await asyncio.to_thread(self._build, spec, self._storage.scratch)
         descriptor = built.layer.descriptor
         await self._storage.adopt(built.path, descriptor.digest, descriptor.size, "composed")
         self._known.put(key, built.layer, 1)

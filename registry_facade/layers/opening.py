@@ -32,4 +32,4 @@ async def content_layers(
     shown = {"Authorization": f"Bearer {token}"} if token else {}
     transport = await stack.enter_async_context(Transport(_DEADLINES))
     snapshots = SnapshotStore(settings.snapshot_store, Web(transport, shown))
-    return ContentLayers(storage, cache, urls, snapshots, memory)
+    return ContentLayers(storage, cache, urls, snapshots, memory, lazy=settings.lazy_layers == "estargz")
