@@ -128,9 +128,10 @@ def explain(digest: str, config: Path | None, cache_dir: str | None, as_json: bo
     """Tell what the cache knows of DIGEST: origin, verification, use, who refers to it, why it went."""
     from ocikit.digest import Digest
     from registry_facade.explaining import explain as explain_digest
+    from registry_facade.explaining import shown
 
     found = run(explain_digest(_cache_dir(config, cache_dir), Digest.parse(digest)))
-    lines = [f"{name}: {value}" for name, value in found.items() if value not in (None, "", [])]
+    lines = [f"{name}: {value}" for name, value in shown(found).items() if value not in (None, "", [])]
     Output(as_json=as_json).result(found, "\n".join(lines))
 
 

@@ -1,12 +1,14 @@
 """What the cache knows of one digest, for people who wonder."""
 
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ocikit.digest import Digest
 from registry_facade.cache.catalog import Catalog
+from servicekit.units import format_size
 
 
 async def explain(cache_dir: Path, digest: Digest) -> Mapping[str, Any]:
@@ -24,6 +26,7 @@ async def explain_with(catalog: Catalog, digest: Digest) -> Mapping[str, Any]:
     size, places = await catalog.places(digest)
     parents = await catalog.parents(digest)
     media_type = await catalog.media_type(digest)
+    tags = await catalog.tags_of(digest)
     found = dataclasses.asdict(known) if known is not None else {}
     found.pop("stamp", None)
     if known is not None:
@@ -36,9 +39,22 @@ async def explain_with(catalog: Catalog, digest: Digest) -> Mapping[str, Any]:
         "media_type": media_type,
         "seen_in": [f"{upstream}/{repository}" for upstream, repository in places],
         "referred_to_by": [f"{upstream}/{repository}@{parent}" for parent, upstream, repository in parents],
+        "tags": tags,
         "evicted_s": evicted[0] if evicted is not None else None,
         "evicted_because": evicted[1] if evicted is not None else None,
     }
+
+
+def shown(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """For people: times as dates, sizes with units. Pure."""
+    made: dict[str, Any] = {}
+    for name, value in found.items():
+        if name.endswith("_s"):
+            moment = dt.datetime.fromtimestamp(value, dt.UTC) if value else None
+            made[name.removesuffix("_s")] = f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else None
+        else:
+            made[name] = format_size(value) if name == "size" and value is not None else value
+    return made
 
 
 async def set_pin(cache_dir: Path, digest: Digest, *, pinned: bool) -> bool:

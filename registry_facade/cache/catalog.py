@@ -297,6 +297,19 @@ class Catalog:
         )
         return [(Digest(row[0]), row[1], row[2]) for row in rows]
 
+    async def tags_of(self, digest: Digest) -> Sequence[str]:
+        """The tags that lead to a blob: to itself, to a manifest that names it, or to an index of that."""
+        rows = await self._do(
+            lambda connection: connection.execute(
+                "WITH RECURSIVE above (digest) AS (SELECT ? UNION"
+                " SELECT links.parent FROM links JOIN above ON links.child = above.digest LIMIT 1000)"
+                " SELECT upstream || '/' || repository || ':' || tag FROM tags"
+                " WHERE digest IN (SELECT digest FROM above) ORDER BY 1",
+                (digest,),
+            ).fetchall()
+        )
+        return [row[0] for row in rows]
+
     async def children(self, digest: Digest) -> Sequence[tuple[Digest, int]]:
         """What a manifest refers to, as (digest, size)."""
         rows = await self._do(

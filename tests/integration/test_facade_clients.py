@@ -466,6 +466,10 @@ async def test_explain_and_pin_beside_a_running_facade(tmp_path: Path) -> None:
         assert found["size"] == len(ONE.blob)
         assert found["seen_in"] == ["images/app"]
         assert found["referred_to_by"][0].startswith("images/app@sha256:")
+        assert found["tags"] == ["images/app:one"]
+        lines = command("facade", "explain", *fixed).stdout.splitlines()
+        assert "tags: ['images/app:one']" in lines
+        assert any(line.startswith("verified: 20") and line.endswith(" UTC") for line in lines)
         assert command("facade", "pin", "sha256:" + "0" * 64, *fixed[1:]).returncode == 5
 
     await asyncio.to_thread(ask)
