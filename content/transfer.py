@@ -124,6 +124,10 @@ class _BrokenOff(Exception):
     retryable = True
 
 
+class _NotBegun(Exception):
+    """A read that the store's own layer has repeated already; the cause says what it met."""
+
+
 async def _pieces(reader: ObjectReader) -> AsyncIterator[bytes]:
     try:
         async for piece in reader:
@@ -134,10 +138,17 @@ async def _pieces(reader: ObjectReader) -> AsyncIterator[bytes]:
 
 async def _again_if_broken(attempt: Callable[[], Awaitable[T]]) -> T:
     """Repeats a read whose body broke off. One that could not begin was repeated by the store's own layer."""
+
+    async def once() -> T:
+        try:
+            return await attempt()
+        except StoreUnavailable as error:
+            raise _NotBegun from error
+
     try:
-        return await retry(attempt, backoff=_BACKOFF)
-    except _BrokenOff as broken:
-        raise broken.__cause__ or broken from None
+        return await retry(once, backoff=_BACKOFF)
+    except (_BrokenOff, _NotBegun) as failed:
+        raise failed.__cause__ or failed from None
 
 
 async def get_whole(store: ObjectSource, key: str, span: Span | None = None) -> tuple[bytes, ObjectInfo]:

@@ -16,7 +16,7 @@ from content.errors import ArchiveCorrupt, ContentError, ObjectCorrupt, StoreDen
 from content.errors import StoreUnavailable as Unavailable
 from content.keys import Workspace
 from content.maintenance import sweep
-from content.objects.base import MultipartStore
+from content.objects.base import MultipartStore, StoreProperties
 from content.objects.opening import StoreOptions, open_store
 from content.objects.probe import probe
 from content.restore import RestoreRequest, restore
@@ -58,18 +58,27 @@ async def proxy(minio: S3Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         yield proxy
 
 
+_seen: list[StoreProperties] = []
+
+
 @pytest.fixture
 async def store(proxy: S3Proxy, minio: S3Server, tmp_path: Path) -> AsyncIterator[MultipartStore]:
-    options = StoreOptions(s3_endpoint=proxy.endpoint)
+    """Probed once for all tests."""
+    if not _seen:
+        async with open_store(
+            f"s3://{minio.bucket}/probed", StoreOptions(s3_endpoint=proxy.endpoint)
+        ) as store:
+            _seen.append(store.properties)
+    options = StoreOptions(s3_endpoint=proxy.endpoint, known=_seen[0])
     async with open_store(f"s3://{minio.bucket}/{tmp_path.name}", options) as store:
         yield store
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Large enough for three parts, and for the second backup to copy."""
-    tree = make_tree(tmp_path / "tree", files=5)
-    (tree / "large").write_bytes(random.Random(5).randbytes(18 << 20))
+    """Large enough for two parts, and for the second backup to copy."""
+    tree = make_tree(tmp_path / "tree", files=3)
+    (tree / "large").write_bytes(random.Random(5).randbytes(14 << 20))
     wait_past_racy_window(tree)
     return tree
 
@@ -119,14 +128,14 @@ async def test_a_backup_survives_what_passes(
     tree: Path, store: MultipartStore, proxy: S3Proxy, tmp_path: Path, case: str
 ) -> None:
     await _backup(tree, store)
-    (tree / "more").write_bytes(os.urandom(9 << 20))
+    (tree / "more").write_bytes(os.urandom(5 << 20))
     step, faults = BACKUP_HEALS[case]
     proxy.on(step, *faults)
     if case.endswith("look-fails"):
         proxy.on("stat", None, E500, E500)
     result = await _backup(tree, store)
     assert proxy.is_spent, "the fault was never met: this proves nothing"
-    assert result.copied_bytes > 15 << 20
+    assert result.copied_bytes > 12 << 20
     assert [s.id for s in (await Catalog(store, W).load()).pointer.snapshots][-1] == result.snapshot.id
     await _all_is_well(store, tmp_path, facts(tree))
 
@@ -150,7 +159,7 @@ async def test_a_backup_that_cannot_be_made_says_so_and_leaves_the_last_one(
 ) -> None:
     first = await _backup(tree, store)
     wanted = facts(tree)
-    (tree / "more").write_bytes(os.urandom(9 << 20))
+    (tree / "more").write_bytes(os.urandom(5 << 20))
     step, faults, error = BACKUP_FAILS[case]
     proxy.on(step, *faults)
     with pytest.raises(error):

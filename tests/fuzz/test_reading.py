@@ -41,7 +41,7 @@ async def _corpus(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("what", ["tar", "rebuild", "index"])
 async def test_no_bytes_make_a_reader_fail_otherwise_than_it_says(tmp_path: Path, what: str) -> None:
     corpus = await _corpus(tmp_path)
-    options = ["-runs=6000", "-max_total_time=6", "-rss_limit_mb=1024", "-timeout=10", "-seed=1"]
+    options = ["-runs=4000", "-max_total_time=3", "-rss_limit_mb=1024", "-timeout=10", "-seed=1"]
     fuzzer = [sys.executable, "-m", "tests.fuzz.reading", what, *options, f"-artifact_prefix={tmp_path}/"]
     done = subprocess.run([*fuzzer, corpus], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr[-4000:]
