@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from content.backup import BackupRequest, back_up
 from content.catalog import Catalog
+from content.journal import JournalDirectory
 from content.keys import Workspace
 from content.maintenance import sweep
 from content.objects.opening import StoreOptions, open_store
@@ -92,6 +94,14 @@ class Node:
         self.ledger.rows[result["snapshot_id"]] = facts(self.tree)
         return result
 
+    async def back_up_here(self) -> str:
+        """The same in this process, which is quicker; for what comes before a kill."""
+        journals, options = JournalDirectory(self.state), StoreOptions(s3_endpoint=self.ledger.endpoint)
+        async with open_store(self.ledger.store, options) as store:
+            snapshot = (await back_up(BackupRequest(self.tree, W), store, journals=journals)).snapshot
+        self.ledger.rows[snapshot.id] = facts(self.tree)
+        return snapshot.id
+
     async def kill(self, process: asyncio.subprocess.Process) -> None:
         process.send_signal(signal.SIGKILL)
         await process.communicate()
@@ -126,7 +136,7 @@ BACKUP_STEPS: dict[str, tuple[Step, str]] = {
 async def test_a_backup_killed_at_any_step_loses_nothing_and_the_next_one_goes_on(
     node: Node, tmp_path: Path, when: str
 ) -> None:
-    await node.back_up()
+    await node.back_up_here()
     (node.tree / "large").write_bytes(os.urandom(52 << 20 if when == "mid-part" else 12 << 20))
     step, where = BACKUP_STEPS[when]
     hold = node.proxy.hold(step, where)
@@ -153,7 +163,7 @@ async def test_a_backup_killed_at_any_step_loses_nothing_and_the_next_one_goes_o
 
 async def test_a_killed_restore_leaves_nothing_that_is_taken_for_the_tree(node: Node, tmp_path: Path) -> None:
     (node.tree / "large").write_bytes(os.urandom(20 << 20))
-    await node.back_up()
+    await node.back_up_here()
     hold = node.proxy.hold("read_tar", "before", let_pass=1)
     process = await node.start("restore", tmp_path / "out")
     await hold.reached.wait()
@@ -171,10 +181,10 @@ async def test_a_killed_restore_leaves_nothing_that_is_taken_for_the_tree(node: 
 async def test_a_killed_deletion_leaves_the_others_whole(
     node: Node, tmp_path: Path, step: Step, where: Any
 ) -> None:
-    doomed = await node.back_up()
+    doomed = await node.back_up_here()
     (node.tree / "more").write_bytes(b"more")
-    await node.back_up()
-    node.ledger.rows.pop(doomed["snapshot_id"])
+    await node.back_up_here()
+    node.ledger.rows.pop(doomed)
     hold = node.proxy.hold(step, where)
     process = await node.start("snapshots prune", "--keep-last", 1)
     await hold.reached.wait()

@@ -239,6 +239,28 @@ async def test_a_job_whose_process_is_killed_fails_alone(tmp_path: Path, blkio: 
         assert (await _finished(client, job))["state"] == "done"
 
 
+async def test_what_a_killed_job_had_sent_is_not_sent_again(tmp_path: Path, blkio: Path) -> None:
+    settings = _settings(tmp_path, **{"job.cgroup": str(blkio), "job.send_rate_bytes_s": "16MiB/s"})
+    tree = settings.workspaces_root / "me" / "w1"
+    tree.mkdir()
+    (tree / "large").write_bytes(os.urandom(40 << 20))
+
+    def parts() -> list[int]:
+        return [path.read_bytes().count(b"\n") for path in tmp_path.glob("store/uploads/*/parts")]
+
+    async with _running(settings) as client:
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        await _until(lambda: sum(parts()) > 1)  # the first one is noted before the second is answered
+        procs = blkio / f"job-{job['id']}" / "cgroup.procs"
+        os.kill(int(procs.read_text()), signal.SIGKILL)
+        assert (await _finished(client, job))["state"] == "failed"
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        result = (await _finished(client, job))["result"]
+    assert result["resumed_bytes"] >= 8 << 20
+    assert result["sent_bytes"] < result["tar_bytes"] - (8 << 20) + 10_000
+    assert not parts()
+
+
 async def test_a_workspaces_own_cgroup_is_limited_and_lifted_by_request(tmp_path: Path, blkio: Path) -> None:
     blkio.mkdir()
     (blkio / "w1").mkdir()
