@@ -1,19 +1,22 @@
 """A lost index costs time; what it said is in the tar."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from content import sidecar
+from content import sidecar, transfer
 from content.archive.index import Entry, IndexReader
 from content.backup import BackupRequest, BackupResult, back_up
 from content.catalog import Catalog
-from content.errors import IntegrityError, InvalidInput, StoreUnavailable
+from content.errors import FormatUnsupported, IntegrityError, InvalidInput, StoreUnavailable
 from content.keys import Workspace
 from content.objects.directory import DirectoryObjectStore
 from content.restore import RestoreRequest, restore
@@ -107,6 +110,37 @@ async def test_a_repaired_snapshot_proves_good_and_is_backed_up_upon(
     assert not (await verify(store, after.snapshot)).problems
     await restore(RestoreRequest(tmp_path / "out", W, sync=False), store)
     assert facts(tmp_path / "out") == facts(tmp_path / "tree")
+
+
+async def test_an_index_of_a_newer_format_is_refused_and_not_made_again(
+    results: list[BackupResult], store: DirectoryObjectStore, tmp_path: Path
+) -> None:
+    snapshot = results[-1].snapshot
+    plain = zstandard.ZstdDecompressor().stream_reader(
+        _object(store, snapshot.index_key).open("rb"), read_across_frames=True
+    )
+    with plain:
+        newer = plain.read().replace(b'"format_version":1', b'"format_version":2', 1)
+    stored = await transfer.put_file(store, snapshot.index_key, io.BytesIO(zstandard.compress(newer)))
+    record = replace(snapshot, index_bytes=stored.size_bytes, index_sha256=stored.sha256)
+    await Catalog(store, W).change(
+        lambda now: replace(now, snapshots=tuple(record if s.id == record.id else s for s in now.snapshots))
+    )
+    with pytest.raises(FormatUnsupported, match="format version 2; this lapstrake reads 1"):
+        await restore(RestoreRequest(tmp_path / "out", W, sync=False), store)
+
+
+async def test_a_sample_reads_less_and_all_samples_together_find_the_damage(
+    results: list[BackupResult], store: DirectoryObjectStore
+) -> None:
+    snapshot = results[0].snapshot
+    assert (await verify(store, snapshot, sample=0.3)).bytes_read < snapshot.tar_bytes // 2
+    path = _object(store, snapshot.tar_key)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    found = [bool((await verify(store, snapshot, sample=0.3, seed=seed)).problems) for seed in range(12)]
+    assert set(found) == {True, False}
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "header"])
