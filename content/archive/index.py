@@ -191,9 +191,9 @@ def parse_header(line: bytes) -> Header:
             tuple(_piece(row) for row in document["pieces"]),
             _id_map(document.get("ids")),
         )
-    except FormatUnsupported:
-        raise
     except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, FormatUnsupported):
+            raise
         raise ObjectCorrupt("index", "its first line is damaged") from error
 
 
