@@ -31,9 +31,7 @@ from ocikit.combine import combine
 from ocikit.compose import Addition, ComposedImage
 from ocikit.distribution.repository import RegistryRepository
 from ocikit.errors import InvalidInput, InvalidReference, ManifestNotFound
-from ocikit.image_config import ImageConfig
-from ocikit.manifest import Manifest, RawManifest
-from ocikit.repository import Image, load_image
+from ocikit.repository import Image, as_image, load_image
 from servicekit.threads import in_thread
 
 
@@ -311,15 +309,6 @@ class _Tables:
     base: Contents
     chunks: Mapping[str, Contents]
     scope: TestScope = field(compare=False)
-
-
-def as_image(composed: ComposedImage) -> Image:
-    """A composed image in the form that stored ones have."""
-    return Image(
-        RawManifest.of(composed.manifest_descriptor.media_type, composed.manifest),
-        Manifest.parse(composed.manifest),
-        ImageConfig.parse(composed.config),
-    )
 
 
 def raise_failures(results: Sequence[TestResult]) -> None:

@@ -98,13 +98,14 @@ async def _gate(
 
     from builder.chunk_tests import PassedTests, TestRunner
     from builder.errors import EngineUnavailable
-    from builder.images import as_image, raise_failures
+    from builder.images import raise_failures
     from builder.platforms import is_runnable
     from builder.project_files import load_project
     from builder.sandbox import Sandbox
     from builder.settings import BuilderSettings
     from builder.state import StateDirectory
     from builder.unpack import UnpackedLayers
+    from ocikit.repository import as_image
     from servicekit.settings import load
 
     settings = load(BuilderSettings, "builder")

@@ -131,5 +131,14 @@ async def push_images(repository: Repository, images: Sequence[ComposedImage], t
     return await repository.put_manifest(compose_index(images), tag)
 
 
+def as_image(composed: ComposedImage) -> Image:
+    """A composed image in the form that stored ones have."""
+    return Image(
+        RawManifest.of(composed.manifest_descriptor.media_type, composed.manifest),
+        Manifest.parse(composed.manifest),
+        ImageConfig.parse(composed.config),
+    )
+
+
 def annotations_of(raw: RawManifest) -> Mapping[str, str]:
     return parse_manifest_or_index(raw).annotations

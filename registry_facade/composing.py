@@ -21,7 +21,7 @@ from ocikit.digest import Digest
 from ocikit.errors import InvalidManifest, ManifestNotFound, NotBuiltFromBase, OciError
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Index, Manifest, RawManifest, parse_manifest_or_index
-from ocikit.repository import Image, choose_platform, complete_image
+from ocikit.repository import Image, as_image, choose_platform, complete_image
 from registry_facade.addressing import COMPOSED, Target
 from registry_facade.cache.memory import MemoryCache
 from registry_facade.env_edits import EnvEdit, apply_env, edits_asked_by
@@ -255,15 +255,6 @@ class Composer:
             raise ManifestNotFound(f"{ref.text} for {platform}")
         self._images.put((ref.target, image.raw.digest), image, 1)
         return image
-
-
-def as_image(composed: ComposedImage) -> Image:
-    """A composed image in the form that stored ones have."""
-    return Image(
-        RawManifest.of(composed.manifest_descriptor.media_type, composed.manifest),
-        Manifest.parse(composed.manifest),
-        ImageConfig.parse(composed.config),
-    )
 
 
 def _added_layers(image: Image, base: Image, layer: ImageLayers, *, gitpod_compatible: bool) -> Addition:

@@ -90,8 +90,13 @@ class PullHandlers:
             repository=target.repository,
             reference=endpoint.reference,
         )
-        with self.events.request(request.remote or "", caller.name, target) as pull:
-            return await self._dispatch(request, endpoint, target, caller, pull)
+        pull, failed = self.events.begin(request.remote or "", caller.name, target), True
+        try:
+            response = await self._dispatch(request, endpoint, target, caller, pull)
+            failed = False
+            return response
+        finally:
+            pull.end(failed=failed)
 
     async def _caller(self, request: web.Request, gate: Gate) -> Caller:
         caller = await gate.identify(request.headers.get("Authorization"))

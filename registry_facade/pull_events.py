@@ -4,12 +4,11 @@ A pull is many requests, and over when none has come for `IDLE_S`. With several 
 """
 
 import asyncio
-import contextlib
 import datetime as dt
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ocikit.digest import Digest
@@ -39,6 +38,12 @@ class Pull:
     blobs: set[Digest] = field(default_factory=set)
     downloaded: set[Digest] = field(default_factory=set)
 
+    def end(self, *, failed: bool) -> None:
+        """Of one request."""
+        self.running -= 1
+        self.failed += failed
+        self.ended_s = time.time()
+
     def found(self, reference: str | Digest, found: FoundManifest) -> None:
         if len(self.references) < _MAX_REFERENCES:
             self.references[str(reference)] = None
@@ -63,9 +68,8 @@ class PullEvents:
         self._open: dict[Key, Pull] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    @contextlib.contextmanager
-    def request(self, peer: str, caller: str, target: Target) -> Iterator[Pull]:
-        """Around one request of a pull."""
+    def begin(self, peer: str, caller: str, target: Target) -> Pull:
+        """For one request; to be followed by `Pull.end`."""
         key = (peer, caller, target)
         pull = self._open.get(key)
         if pull is None:
@@ -77,14 +81,7 @@ class PullEvents:
                 self._timer = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
         pull.running += 1
         pull.requests += 1
-        try:
-            yield pull
-        except Exception:
-            pull.failed += 1
-            raise
-        finally:
-            pull.running -= 1
-            pull.ended_s = time.time()
+        return pull
 
     def close(self) -> None:
         """Tells of every pull that has not ended yet."""
