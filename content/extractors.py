@@ -5,7 +5,6 @@ gives the interpreter's lock away and queues for it again, which costs more than
 """
 
 import asyncio
-import mmap
 import os
 import socket
 import subprocess
@@ -84,30 +83,28 @@ class _Extractor:
     """One process; blocking, used by one thread at a time."""
 
     def __init__(self, tree: TreeWriter, archive: str) -> None:
-        memory = os.memfd_create("lapstrake-window", os.MFD_CLOEXEC)
+        self._memory = os.memfd_create("lapstrake-window", os.MFD_CLOEXEC)
         ours, theirs = socket.socketpair()
         try:
-            os.ftruncate(memory, MAX_HELD_BYTES)
-            self._memory = mmap.mmap(memory, 0)
+            os.ftruncate(self._memory, MAX_HELD_BYTES)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "content.processes.extractor", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), memory, tree.root],
+                pass_fds=[theirs.fileno(), self._memory, tree.root],
             )
             self._channel = Connection(ours.detach())
         finally:
             ours.close()
             theirs.close()
-            os.close(memory)
-        self._channel.send(Setup(tree.root, memory, tree.limits, tree.where, archive, tree.ids))
+        self._channel.send(Setup(tree.root, self._memory, tree.limits, tree.where, archive, tree.ids))
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def write(self, data: bytes | bytearray, window: Window) -> None:
-        self._memory[: len(data)] = data
+        os.pwrite(self._memory, data, 0)
         answer = self._ask(window)
         if isinstance(answer, ContentError):
             raise answer
@@ -125,7 +122,7 @@ class _Extractor:
     def close(self) -> None:
         self._channel.close()
         self._process.wait()
-        self._memory.close()
+        os.close(self._memory)
 
 
 async def _to_its_end(work: Callable[[], T]) -> T:
