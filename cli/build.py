@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.build_output import document, images_table, say_built
 from cli.main import run
-from cli.output import Output, table
+from cli.output import Output
 from cli.platform_option import SEVERAL
-from servicekit.units import format_size
 
 if TYPE_CHECKING:
     from builder.app import Workbench
     from builder.build import BuildOptions, Done
-    from builder.chunk_tests import TestResult, TestRunner
+    from builder.chunk_tests import TestRunner
     from builder.engine import BuildEngine
     from builder.image_sets import MadeImage
     from builder.images import ImageMaker, Parts, TriedImage, Wanted
@@ -161,11 +161,11 @@ def build(
                     for result in await maker.test_chunks(own)
                 ]
                 made = await _make(on_base, makers, parts, wanted, attest=attest)
-        _say_built(output, done)
-        return _document(to, done, results, made, time.monotonic() - started_s)
+        say_built(output, done)
+        return document(to, done, results, made, time.monotonic() - started_s)
 
     fields = run(work())
-    output.result(fields, _images_table(fields))
+    output.result(fields, images_table(fields))
 
 
 @click.command()
@@ -241,10 +241,10 @@ def combine(
                 makers = [bench.image_maker(runner, everywhere=test_every_image) for bench in benches]
                 parts = [await maker.load(names) for maker in makers]
                 made = await _make(benches, makers, parts, wanted, attest=attest, reorder=reorder)
-        return _document(to, [], [], made, time.monotonic() - started_s)
+        return document(to, [], [], made, time.monotonic() - started_s)
 
     fields = run(work())
-    output.result(fields, _images_table(fields))
+    output.result(fields, images_table(fields))
 
 
 def _settings(**flags: object) -> "BuilderSettings":
@@ -359,90 +359,3 @@ async def _make(
         for maker, own, images in zip(makers, parts, tried, strict=True):
             await maker.attest(images, own)
     return made
-
-
-def _say_built(output: Output, done: "Sequence[tuple[Platform, Done]]") -> None:
-    rows = [
-        (
-            item.planned.chunk,
-            platform,
-            item.planned.action,
-            item.planned.reason,
-            format_size(item.size_bytes),
-            f"{item.duration_s:.1f} s",
-        )
-        for platform, item in done
-    ]
-    if not output.as_json:
-        output.console.print(table(("chunk", "platform", "action", "why", "layers", "time"), rows))
-
-
-def _document(
-    to: str,
-    done: "Sequence[tuple[Platform, Done]]",
-    results: "Sequence[TestResult]",
-    made: "Sequence[MadeImage]",
-    duration_s: float,
-) -> Mapping[str, Any]:
-    everything = [*results, *(result for item in made for image in item.images for result in image.results)]
-    return {
-        "chunks": [
-            {
-                "chunk": item.planned.chunk,
-                "platform": str(platform),
-                "action": item.planned.action,
-                "reason": item.planned.reason,
-                "digest": item.image.descriptor.digest,
-                "bytes": item.size_bytes,
-                "duration_s": round(item.duration_s, 3),
-            }
-            for platform, item in done
-        ],
-        "combinations": [_image_fields(to, item) for item in made],
-        "tests": {
-            "run": sum(not result.is_cached and not result.not_run for result in everything),
-            "cached": sum(result.is_cached for result in everything),
-            "skipped": sum(bool(result.not_run) for result in everything),
-        },
-        "duration_s": round(duration_s, 3),
-    }
-
-
-def _image_fields(to: str, made: "MadeImage") -> Mapping[str, Any]:
-    """``digest`` is what the name stands for; layers and bytes are those of all platforms together."""
-    return {
-        "name": made.name,
-        "reference": f"{to}:{made.name}",
-        "chunks": list(made.images[0].wanted.chunks),
-        "digest": made.digest,
-        "layers": sum(len(image.composed.layers) for image in made.images),
-        "bytes": made.size_bytes,
-        "is_new": made.is_new,
-        "platforms": [
-            {
-                "platform": str(image.composed.platform),
-                "digest": image.composed.manifest_descriptor.digest,
-                "chunks": list(image.wanted.chunks),
-                "layers": len(image.composed.layers),
-                "bytes": image.size_bytes,
-            }
-            for image in made.images
-        ],
-    }
-
-
-def _images_table(fields: Mapping[str, Any]) -> Any:
-    rows = [
-        (
-            item["reference"],
-            ", ".join(platform["platform"] for platform in item["platforms"]),
-            item["layers"],
-            format_size(item["bytes"]),
-            item["digest"].short,
-            "new" if item["is_new"] else "unchanged",
-        )
-        for item in fields["combinations"]
-    ]
-    tests = fields["tests"]
-    title = f"tests: {tests['run']} run, {tests['cached']} known to pass, {tests['skipped']} not run"
-    return table(("image", "for", "layers", "size", "digest", ""), rows, title=f"\n{title}\n")
