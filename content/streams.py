@@ -12,12 +12,12 @@ from content.objects.base import ObjectSource, Span
 from servicekit.throttle import Bucket, Throttle
 
 T = TypeVar("T")
-_STEP_BYTES = 8 << 20
+_STEP_BYTES = 4 << 20
 _AHEAD = 2
 
 
 class SpanStream:
-    """Holds at most ``_AHEAD + 1`` steps of 8 MiB. An async context manager; `consume` runs the thread.
+    """Holds at most ``_AHEAD + 1`` steps of 4 MiB. An async context manager; `consume` runs the thread.
 
     Each step is asked for at ``pace`` before the thread gets it.
     """
