@@ -5,8 +5,6 @@ eviction), which repository a blob was seen in (to fetch it again), and which di
 while the upstream is away). Start-up reads nothing but the schema.
 """
 
-import asyncio
-import concurrent.futures
 import dataclasses
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -16,9 +14,9 @@ from typing import Self, TypeVar
 from ocikit.digest import Digest
 from ocikit.manifest import RawManifest
 from registry_facade.errors import CacheUnusable
+from servicekit.sqlite import Database
 
 T = TypeVar("T")
-_SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blobs (
     digest TEXT PRIMARY KEY, size INTEGER NOT NULL, state TEXT NOT NULL, source TEXT NOT NULL DEFAULT '',
@@ -74,38 +72,21 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="catalog")
-        self._connection: sqlite3.Connection | None = None
+        self._database = Database(path, _SCHEMA)
 
     async def __aenter__(self) -> Self:
         await self._do(lambda _: None)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._worker, self._connection.close)
-        self._worker.shutdown(wait=False)
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._database.__aexit__(*exc_info)
 
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs ``work`` in one transaction on the catalog's thread."""
-
-        def run() -> T:
-            try:
-                if self._connection is None:
-                    self._connection = _open(self._path)
-                connection = self._connection
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    result = work(connection)
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-                connection.execute("COMMIT")
-            except (sqlite3.Error, OSError) as error:
-                raise CacheUnusable(str(self._path), str(error)) from error
-            return result
-
-        return await asyncio.get_running_loop().run_in_executor(self._worker, run)
+        try:
+            return await self._database.do(work)
+        except (sqlite3.Error, OSError) as error:
+            raise CacheUnusable(str(self._path), str(error)) from error
 
     # ----- blobs -----
 
@@ -418,17 +399,3 @@ def _evict(
     for digest in victims:
         connection.execute("DELETE FROM blobs WHERE digest = ?", (digest,))
         connection.execute("INSERT OR REPLACE INTO evictions VALUES (?, ?, ?)", (digest, now_s, reason))
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > _SCHEMA_VERSION:
-        connection.close()
-        raise sqlite3.DatabaseError(f"was written by a newer version (schema {version})")
-    connection.executescript(_SCHEMA)
-    connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-    return connection
