@@ -18,6 +18,7 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 _RESTART_S = 1.0
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 Work = Callable[[int, Callable[[], None]], None]
 """What worker number ... does until SIGTERM; it calls its second argument once, when it serves."""
@@ -69,7 +70,7 @@ class Workers:
     def run(self) -> int:
         """Returns when all have ended after SIGTERM or SIGINT: 0, or 1 if one did not end well."""
         reader, writer = os.pipe()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             signal.signal(number, self._stop)
         for seat in range(self.count):
             self._fork(seat, reader, writer)
@@ -83,14 +84,23 @@ class Workers:
                 os.kill(pid, signal.SIGTERM)
 
     def _fork(self, seat: int, reader: int, writer: int) -> None:
-        pid = os.fork()
-        if pid:
-            self._children[pid] = (seat, time.monotonic())
-            return
+        """Signals wait meanwhile: one that came between would miss the new process, and leave it behind."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            pid = None if self._stopping else os.fork()
+            if pid:
+                self._children[pid] = (seat, time.monotonic())
+            if pid == 0:
+                for number in _ENDING:
+                    signal.signal(number, signal.SIG_DFL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        if pid == 0:
+            self._become(seat, reader, writer)
+
+    def _become(self, seat: int, reader: int, writer: int) -> None:
         status = 1
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
             os.close(reader)
             self.work(seat, lambda: _report(writer))
             status = 0
@@ -120,7 +130,7 @@ class Workers:
             pid, raw = os.waitpid(-1, 0)
             seat, started_s = self._children.pop(pid)
             status = os.waitstatus_to_exitcode(raw)
-            worst = worst or int(status != 0 and self._stopping)
+            worst = worst or int(status not in {0, -signal.SIGTERM} and self._stopping)
             if not self._stopping:
                 _log.error("worker_died", pid=pid, status=status)
                 time.sleep(max(0.0, started_s + _RESTART_S - time.monotonic()))
