@@ -39,8 +39,9 @@ def main() -> int:
         os.environ["LAPSTRAKE_BENCH_FULL"] = "1"
     results: list[Result] = []
     for bench in _found(asked.only):
-        print(f"{bench.name} ...", file=sys.stderr, flush=True)
-        results.append(run(bench))
+        print(f"{bench.name} ...", file=sys.stderr, end=" ", flush=True)
+        results.append(result := run(bench))
+        print(result.left_out if result.ratio is None else f"{result.ratio:.3f}", file=sys.stderr, flush=True)
     print(table(results))
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
