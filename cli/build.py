@@ -120,7 +120,7 @@ def build(
 
     if rebase and no_test:
         raise click.UsageError("--rebase is safe only with tests; leave out --no-test")
-    output = Output(as_json=as_json)
+    output, target = Output(as_json=as_json), _target(to, attest=attest)
     settings = _settings(
         jobs=jobs,
         engine=engine,
@@ -133,7 +133,7 @@ def build(
         started_s = time.monotonic()
         async with workbenches(
             project,
-            _name(to),
+            target,
             settings,
             _reporter(output),
             platforms=platforms,
@@ -217,14 +217,14 @@ def combine(
         raise click.UsageError("give one of --all, --combination NAME and --chunks NAME=c1,c2")
     from builder.app import workbenches
 
-    output = Output(as_json=as_json)
+    output, target = Output(as_json=as_json), _target(to, attest=attest)
     settings = _settings(jobs=jobs, state_dir=state_dir, annotate_cid=annotate_cid)
 
     async def work() -> Mapping[str, Any]:
         started_s = time.monotonic()
         async with workbenches(
             project,
-            _name(to),
+            target,
             settings,
             _reporter(output),
             platforms=platforms,
@@ -252,6 +252,13 @@ def _settings(**flags: object) -> "BuilderSettings":
     from servicekit.settings import load
 
     return load(BuilderSettings, "builder", flags=flags)
+
+
+def _target(to: str, *, attest: bool) -> Any:
+    """Refused before anything is built: an OCI layout has no referrers."""
+    if attest and to.startswith("oci:"):
+        raise click.UsageError(f"--attest pushes referrers, which only a registry takes; --to is {to}")
+    return _name(to)
 
 
 def _name(text: str) -> Any:

@@ -200,6 +200,7 @@ def test_bad_projects_end_in_one_clear_line(
         (("build", "--chunk", "none"), 5, "no chunk 'none' in the project; there are: a, b"),
         (("combine", "--all"), 5, "lacks base as the project has them now; run `lapstrake build` first"),
         (("combine", "--chunks", "x"), 2, "write NAME=c1,c2"),
+        (("build", "--attest"), 2, "only a registry takes"),
         (("combine",), 2, "give one of --all, --combination NAME and --chunks NAME=c1,c2"),
     ],
 )
