@@ -5,11 +5,9 @@ by a lock file; readers need none, for every file is replaced atomically.
 """
 
 import asyncio
-import contextlib
 import dataclasses
-import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ocikit.blobs import BlobStore
@@ -27,6 +25,7 @@ from ocikit.manifest import (
 )
 from ocikit.repository import Repository
 from servicekit.atomic import atomic_write
+from servicekit.locks import exclusive
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _VERSION = "1.0.0"
@@ -138,7 +137,7 @@ class LayoutRepository:
     def _update(self, change: Callable[[Index], Index]) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with self._locked():
+            with exclusive(self.directory / ".lock"):
                 marker = self.directory / "oci-layout"
                 if not marker.exists():
                     atomic_write(marker, canonical_json({"imageLayoutVersion": _VERSION}))
@@ -146,12 +145,6 @@ class LayoutRepository:
                 atomic_write(self.directory / "index.json", change(current).dump())
         except OSError as error:
             raise StoreError(str(self.directory), error.strerror or str(error)) from error
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.directory / ".lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _read_index(self, *, missing_ok: bool = False) -> Index:
         path = self.directory / "index.json"

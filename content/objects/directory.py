@@ -9,7 +9,6 @@ conditional puts take turns by a file lock.
 import asyncio
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -39,6 +38,7 @@ from content.objects.base import (
     UploadedPart,
 )
 from servicekit.atomic import atomic_write, durable_rename, fsync_dir
+from servicekit.locks import exclusive
 from servicekit.threads import in_thread
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class DirectoryObjectStore:
 
     def _put(self, key: str, path: Path, data: bytes, if_match: str | None, if_absent: bool) -> ObjectInfo:  # noqa: FBT001 (private, by name above)
         self._create_parents(path)
-        with self._lock():
+        with exclusive(self.root / "lock"):
             if if_absent and path.exists():
                 raise PreconditionFailed(key)
             if if_match is not None and (not path.exists() or _info(key, path.stat()).etag != if_match):
@@ -135,15 +135,6 @@ class DirectoryObjectStore:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LocalDiskError.from_os(str(self.root), error) from error
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     async def delete(self, key: str) -> None:
         path = self._path(key)

@@ -10,9 +10,8 @@ import functools
 import json
 import os
 import sqlite3
-import threading
 import uuid
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from ocikit.errors import BlobNotFound, DigestMismatch, InvalidManifest, Manifes
 from ocikit.manifest import Index, Manifest, RawManifest, parse_manifest_or_index
 from registry_facade.errors import CacheUnusable, UploadUnknown
 from servicekit.atomic import durable_rename
+from servicekit.sqlite import Database
 
 T = TypeVar("T")
 _HASH_BYTES = 1 << 20
@@ -45,35 +45,25 @@ class LocalStore:
         self._root = root
         self._blobs = DiskBlobStore(root)
         self._uploads = root / "uploads"
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._database = Database(root / "local.sqlite", _SCHEMA)
 
     async def aclose(self) -> None:
-        if self._connection is not None:
-            await asyncio.to_thread(self._connection.close)
+        await self._database.aclose()
 
     async def _do(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        def run() -> list[tuple[Any, ...]]:
-            with self._lock:
-                return self._database().execute(statement, values).fetchall()
-
-        return await self._guarded(run)
+        with self._unusable():
+            return await self._database.rows(statement, *values)
 
     async def _guarded(self, work: Callable[[], T]) -> T:
-        try:
+        with self._unusable():
             return await asyncio.to_thread(work)
+
+    @contextlib.contextmanager
+    def _unusable(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             raise CacheUnusable(str(self._root), getattr(error, "strerror", None) or str(error)) from error
-
-    def _database(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._uploads.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                self._root / "local.sqlite", timeout=30.0, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.executescript(_SCHEMA)
-        return self._connection
 
     # ----- blobs -----
 
