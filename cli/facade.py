@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import exit_codes
-from cli.main import run
+from cli.main import guarded, run
 from cli.output import Output
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def serve(config: Path | None, upstreams: tuple[str, ...], **flags: Any) -> int:
             click.echo(f"{words} http://{host}:{port}")
 
     if settings.workers > 1:
-        return serve_with_workers(settings, announce)
+        return serve_with_workers(settings, announce, guarded)
     run(serve_facade(settings, announce))
     return 0
 

@@ -77,10 +77,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 def main() -> None:
     """Never returns: the process ends with a documented status, and an error is one line."""
-    sys.exit(_guarded(lambda: root.main(standalone_mode=False)))
+    sys.exit(guarded(lambda: root.main(standalone_mode=False)))
 
 
-def _guarded(command: Callable[[], Any]) -> int:
+def guarded(command: Callable[[], Any]) -> int:
+    """Runs ``command`` and returns the exit status; an error is reported on standard error."""
     try:
         outcome = command()
     except click.ClickException as error:

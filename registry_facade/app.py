@@ -298,8 +298,15 @@ async def serve(
         )
 
 
-def serve_with_workers(settings: FacadeSettings, on_started: Callable[[list[tuple[str, int]]], None]) -> int:
-    """Like `serve`, in ``settings.workers`` processes; blocking. Raises ListenFailed."""
+def serve_with_workers(
+    settings: FacadeSettings,
+    on_started: Callable[[list[tuple[str, int]]], None],
+    guarded: Callable[[Callable[[], None]], int],
+) -> int:
+    """Like `serve`, in ``settings.workers`` processes; blocking. Returns an exit status; raises ListenFailed.
+
+    ``guarded`` runs what a worker does, and makes an exit status of what it raises.
+    """
     with contextlib.ExitStack() as stack:
         pulls = _held(stack, settings.listen)
         admin = _held(stack, settings.admin_listen) if settings.admin_listen is not None else None
@@ -307,9 +314,9 @@ def serve_with_workers(settings: FacadeSettings, on_started: Callable[[list[tupl
         addresses = [pulls] if admin is None else [pulls, admin]
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lapstrake-")))
 
-        def work(number: int, ready: Callable[[], None]) -> None:
+        def work(number: int, ready: Callable[[], None]) -> int:
             seat = Seat(directory, number, settings.workers)
-            asyncio.run(serve(fixed, lambda _: ready(), seat=seat))
+            return guarded(lambda: asyncio.run(serve(fixed, lambda _: ready(), seat=seat)))
 
         return Workers(settings.workers, work, lambda: on_started(addresses)).run()
 

@@ -5,6 +5,7 @@ the address stays the same whatever happens to the workers.
 """
 
 import contextlib
+import ctypes
 import os
 import selectors
 import signal
@@ -19,9 +20,11 @@ import structlog
 _log = structlog.get_logger(__name__)
 _RESTART_S = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1
 
-Work = Callable[[int, Callable[[], None]], None]
-"""What worker number ... does until SIGTERM; it calls its second argument once, when it serves."""
+Work = Callable[[int, Callable[[], None]], int]
+"""What worker number ... does until SIGTERM; it calls its second argument once, when it serves. Answers the
+process's exit status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def held_port(host: str, port: int) -> Iterator[tuple[str, int]]:
 
 @dataclass
 class Workers:
-    """Blocking; for a process that has no event loop and no threads."""
+    """Blocking; for a process that has no event loop and no threads, with which its workers end."""
 
     count: int
     work: Work
@@ -66,9 +69,12 @@ class Workers:
     _children: dict[int, tuple[int, float]] = field(default_factory=dict)
     """The number of each process and when it began."""
     _stopping: bool = False
+    _status: int = 0
 
     def run(self) -> int:
-        """Returns when all have ended after SIGTERM or SIGINT: 0, or 1 if one did not end well."""
+        """Returns when all have ended, after SIGTERM or SIGINT or because one could not begin: the status of
+        the first that ended badly, or 0.
+        """
         reader, writer = os.pipe()
         for number in _ENDING:
             signal.signal(number, self._stop)
@@ -85,6 +91,7 @@ class Workers:
 
     def _fork(self, seat: int, reader: int, writer: int) -> None:
         """Signals wait meanwhile: one that came between would miss the new process, and leave it behind."""
+        parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
             pid = None if self._stopping else os.fork()
@@ -93,6 +100,7 @@ class Workers:
             if pid == 0:
                 for number in _ENDING:
                     signal.signal(number, signal.SIG_DFL)
+                _end_with(parent)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         if pid == 0:
@@ -102,42 +110,54 @@ class Workers:
         status = 1
         try:
             os.close(reader)
-            self.work(seat, lambda: _report(writer))
-            status = 0
+            status = self.work(seat, lambda: _report(writer))
         except Exception:  # noqa: BLE001 (the boundary of a process)
             _log.exception("worker_failed")
         finally:
             os._exit(status)  # the parent's cleanup is the parent's
 
     def _await_ready(self, reader: int) -> None:
-        """Until each has reported, or one could not begin."""
+        """Until each has reported, or one could not begin: then the others are to end as well."""
         with selectors.DefaultSelector() as selector:
             selector.register(reader, selectors.EVENT_READ)
             ready = 0
             while ready < self.count and not self._stopping:
                 if selector.select(timeout=0.1):
                     ready += len(os.read(reader, self.count))
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, raw = os.waitpid(-1, os.WNOHANG)
                 if pid:
                     del self._children[pid]
+                    self._status = _status(raw) or 1
                     self._stop()
-                    return
-        self.on_ready()
+        if not self._status:
+            self.on_ready()
 
     def _supervise(self, reader: int, writer: int) -> int:
-        worst = 0
         while self._children:
             pid, raw = os.waitpid(-1, 0)
             seat, started_s = self._children.pop(pid)
-            status = os.waitstatus_to_exitcode(raw)
-            worst = worst or int(status not in {0, -signal.SIGTERM} and self._stopping)
-            if not self._stopping:
-                _log.error("worker_died", pid=pid, status=status)
+            if self._stopping:
+                self._status = self._status or _status(raw)
+            else:
+                _log.error("worker_died", pid=pid, status=os.waitstatus_to_exitcode(raw))
                 time.sleep(max(0.0, started_s + _RESTART_S - time.monotonic()))
                 self._fork(seat, reader, writer)
-        return worst
+        return self._status
+
+
+def _status(raw: int) -> int:
+    """As a process that ended so would be told by its parent; ended as asked is 0."""
+    status = os.waitstatus_to_exitcode(raw)
+    return 0 if status == -signal.SIGTERM else status if status >= 0 else 1
 
 
 def _report(writer: int) -> None:
     os.write(writer, b".")
     os.close(writer)
+
+
+def _end_with(parent: int) -> None:
+    """The kernel sends SIGTERM when the parent is gone, however it went."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it went before that
+        os._exit(0)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.facade import FacadeProcess, facade_process, metric_value
+from tests.support.processes import ProcessFailed
 from tests.support.scripted_registry import scripted_registry
 
 WORKERS = 3
@@ -111,3 +112,29 @@ async def test_worker_that_replaces_a_dead_one_takes_its_place_in_the_metrics(fa
     os.kill(int(children[0]), signal.SIGKILL)
     await until(lambda: began_s("0") not in {0.0, first_s})
     await until(lambda: set(counts(facade)) == {"0", "1", "2"})
+
+
+def test_workers_that_cannot_begin_end_the_facade_with_the_status_of_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "catalog.sqlite").write_bytes(b"not a database" * 100)
+    arguments = ("--upstream", "x=oci:/nowhere", "--workers", str(WORKERS))
+    with pytest.raises(ProcessFailed, match="code 11"), facade_process(tmp_path, *arguments):
+        pass
+    log = (tmp_path / "facade.log").read_text()
+    assert "error: " in log
+    assert "catalog.sqlite" in log
+    assert "Traceback" not in log
+
+
+async def test_workers_end_when_the_process_that_began_them_is_killed(facade: FacadeProcess) -> None:
+    children = Path(f"/proc/{facade.process.pid}/task/{facade.process.pid}/children").read_text().split()
+    assert len(children) == WORKERS
+    os.kill(facade.process.pid, signal.SIGKILL)
+    await until(lambda: not any(is_alive(child) for child in children))
+
+
+def is_alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
