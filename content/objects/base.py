@@ -48,6 +48,11 @@ class Span:
     start: int
     length: int
 
+    @property
+    def stop(self) -> int:
+        """The first byte behind it."""
+        return self.start + self.length
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -103,7 +108,9 @@ class ObjectSource(Protocol):
     def open(
         self, key: str, span: Span | None = None, *, if_match: str | None = None
     ) -> AbstractAsyncContextManager[ObjectReader]:
-        """The object, or a span within it. Raises ObjectNotFound, PreconditionFailed."""
+        """The object, or a span within it. Raises ObjectNotFound, PreconditionFailed, and ObjectCorrupt when
+        it ends before the span does.
+        """
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Every object whose key begins with ``prefix``, by key."""

@@ -93,7 +93,10 @@ class DirectoryObjectStore:
             info = _info(key, os.fstat(descriptor))
             if if_match is not None and info.etag != if_match:
                 raise PreconditionFailed(key)
-            yield _FileReader(self.name, descriptor, info, span or Span(0, info.size_bytes))
+            span = span or Span(0, info.size_bytes)
+            if span.stop > info.size_bytes:
+                raise ObjectCorrupt(key, f"it ends at byte {info.size_bytes}, before byte {span.stop}")
+            yield _FileReader(self.name, descriptor, info, span)
         finally:
             os.close(descriptor)
 
@@ -319,7 +322,7 @@ class _FileReader:
         return self._info
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        at, stop = self._span.start, self._span.start + self._span.length
+        at, stop = self._span.start, self._span.stop
         while at < stop:
             try:
                 data = await asyncio.to_thread(os.pread, self._descriptor, min(_READ_BYTES, stop - at), at)

@@ -10,19 +10,16 @@ import asyncio
 import base64
 import contextlib
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3
-from botocore import exceptions as sdk
 from botocore.config import Config
 
 from content.errors import (
-    ContentError,
+    ObjectCorrupt,
     ObjectNotFound,
-    PreconditionFailed,
-    StoreDenied,
     StoreRefused,
     StoreUnavailable,
     UploadGone,
@@ -37,6 +34,7 @@ from content.objects.base import (
     Upload,
     UploadedPart,
 )
+from content.objects.s3_errors import translated_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -45,34 +43,6 @@ T = TypeVar("T")
 _READ_BYTES = 4 << 20
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
-_DENIED = frozenset(
-    {
-        "AccessDenied",
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "InvalidToken",
-        "TokenRefreshRequired",
-        "403",
-    }
-)
-_TRANSIENT = frozenset(
-    {
-        "InternalError",
-        "ServiceUnavailable",
-        "SlowDown",
-        "SlowDownRead",
-        "SlowDownWrite",
-        "RequestTimeout",
-        "Throttling",
-        "ThrottlingException",
-        "RequestTimeTooSkewed",
-        "OperationAborted",
-        "BadDigest",
-        "XAmzContentChecksumMismatch",
-        "IncompleteBody",
-    }
-)
 
 
 def s3_client(endpoint: str | None, *, connections: int) -> "S3Client":
@@ -129,56 +99,8 @@ class S3ObjectStore:
         return await loop.run_in_executor(self._threads, self._translated, action, key, work)
 
     def _translated(self, action: str, key: str, work: Callable[[], T]) -> T:
-        with self._errors(action, key):
+        with translated_errors(self.name, self._bucket, action, key):
             return work()
-
-    @contextlib.contextmanager
-    def _errors(self, action: str, key: str) -> Iterator[None]:
-        try:
-            yield
-        except ContentError:
-            raise
-        except sdk.ClientError as error:
-            raise self._from_response(f"{action} {key}", key, error) from error
-        except (
-            sdk.NoCredentialsError,
-            sdk.PartialCredentialsError,
-            sdk.CredentialRetrievalError,
-            sdk.TokenRetrievalError,
-        ) as error:
-            raise StoreDenied(self.name, f"{action} {key}", str(error)) from error
-        except (
-            sdk.HTTPClientError,
-            sdk.ConnectionError,
-            sdk.IncompleteReadError,
-            sdk.ResponseStreamingError,
-            sdk.FlexibleChecksumError,
-            OSError,
-        ) as error:
-            raise StoreUnavailable(self.name, f"{action} {key}", _first_line(error)) from error
-        except (sdk.BotoCoreError, ValueError) as error:
-            raise StoreRefused(self.name, f"{action} {key}", _first_line(error)) from error
-
-    def _from_response(self, what: str, key: str, error: sdk.ClientError) -> ContentError:
-        response: Any = error.response
-        code = str(response.get("Error", {}).get("Code", ""))
-        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        detail = f"{code} {response.get('Error', {}).get('Message', '')}".strip()[:300]
-        if code == "NoSuchUpload":
-            return UploadGone(key)
-        if code == "NoSuchBucket":
-            return StoreRefused(self.name, what, f"there is no bucket {self._bucket}")
-        if code in {"NoSuchKey", "NotFound", "404"}:
-            return ObjectNotFound(key, self.name)
-        if code in {"PreconditionFailed", "ConditionalRequestConflict"} or status in {409, 412}:
-            return PreconditionFailed(key)
-        if code in _DENIED or status in {401, 403}:
-            return StoreDenied(self.name, what, detail)
-        if code in _TRANSIENT or status in {408, 429} or (status >= 500 and status != 501) or status == 200:
-            headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-            after = headers.get("retry-after", "")
-            return StoreUnavailable(self.name, what, detail, float(after) if after.isdigit() else None)
-        return StoreRefused(self.name, what, detail)
 
     def _at(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -196,13 +118,15 @@ class S3ObjectStore:
     ) -> AsyncIterator[ObjectReader]:
         asked: dict[str, Any] = self._at(key)
         if span is not None:
-            asked["Range"] = f"bytes={span.start}-{span.start + span.length - 1}"
+            asked["Range"] = f"bytes={span.start}-{span.stop - 1}"
         if if_match is not None:
             asked["IfMatch"] = if_match
         answer = await self._run("read", key, lambda: self._client.get_object(**asked))
         size = int(answer.get("ContentRange", "").rpartition("/")[2] or answer["ContentLength"])
         expected = span.length if span is not None else size
         try:
+            if span is not None and size < span.stop:
+                raise ObjectCorrupt(key, f"it ends at byte {size}, before byte {span.stop}")
             if answer["ContentLength"] != expected:
                 detail = f"it answered {answer['ContentLength']} bytes instead of {expected}"
                 raise StoreUnavailable(self.name, f"read {key}", detail)
@@ -392,10 +316,6 @@ def _decode_crc32(text: str | None) -> int | None:
     if not text or "-" in text:  # a checksum of checksums says nothing about the whole
         return None
     return int.from_bytes(base64.b64decode(text), "big")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:300]
 
 
 def _conforms(store: S3ObjectStore) -> MultipartStore:

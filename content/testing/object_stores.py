@@ -4,7 +4,14 @@ import zlib
 
 import pytest
 
-from content.errors import ObjectNotFound, PreconditionFailed, StoreRefused, StoreUnavailable, UploadGone
+from content.errors import (
+    ObjectCorrupt,
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreRefused,
+    StoreUnavailable,
+    UploadGone,
+)
 from content.objects.base import MultipartStore, PartRef, Span, read_all
 
 _PART = 5 << 20
@@ -25,6 +32,14 @@ class ObjectStoreSuite:
         assert await read_all(store, "a/b.bin", Span(100, 1)) == data[100:101]
         assert await read_all(store, "a/b.bin", Span(9000, len(data) - 9000)) == data[9000:]
         assert (await store.stat("a/b.bin")).size_bytes == len(data)
+
+    @pytest.mark.parametrize("span", [Span(90, 11), Span(100, 1), Span(200, 5)])
+    async def test_an_object_that_ends_before_a_span_is_corrupt(
+        self, store: MultipartStore, span: Span
+    ) -> None:
+        await store.put("short", bytes(100))
+        with pytest.raises(ObjectCorrupt, match="short"):
+            await read_all(store, "short", span)
 
     async def test_an_empty_object_is_an_object(self, store: MultipartStore) -> None:
         await store.put("empty", b"")

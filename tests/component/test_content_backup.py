@@ -22,7 +22,6 @@ from content.catalog import Catalog
 from content.errors import (
     Fenced,
     IntegrityError,
-    ObjectStoreError,
     PathNotInSnapshot,
     PointerMoved,
     StoreUnavailable,
@@ -179,9 +178,8 @@ async def test_damage_is_found_and_nothing_is_restored(
     key = {"tar": snapshot.tar_key, "pointer": keys.pointer_key(W)}[what]
     _damage(store.root / "objects" / key, damage)
     if (what, damage) != ("tar", "extend"):  # bytes after the end are in nobody's way
-        with pytest.raises((IntegrityError, ObjectStoreError)) as caught:
+        with pytest.raises(IntegrityError, match="corrupt"):
             await _restored(store, tmp_path / "out")
-        assert "corrupt" in str(caught.value) or "cannot be used" in str(caught.value)
         assert not (tmp_path / "out").exists()
         assert not list(tmp_path.glob(".lapstrake-staging-*"))
     if what != "pointer":
