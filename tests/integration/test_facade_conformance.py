@@ -1,17 +1,17 @@
-"""The OCI conformance suites against the local namespace, where their programs are on the PATH.
+"""The OCI conformance suites against the local namespace.
 
 ``oci-conformance`` is the main program of github.com/opencontainers/distribution-spec/conformance, and
-``oci-conformance-v1.test`` that directory at tag v1.1.1; scripts/components builds both. What they ask is
-restated in tests/component/test_facade_local.py for machines without Go.
+``oci-conformance-v1.test`` the test program that stood there before it; scripts/components builds both. What
+they ask is restated in tests/component/test_facade_local.py for machines without Go.
 """
 
 import asyncio
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.components import program
 from tests.support.facade import facade_process
 
 SUITES = {
@@ -33,11 +33,12 @@ SUITES = {
 }
 
 
-@pytest.mark.parametrize(("program", "variables"), SUITES.items(), ids=SUITES)
-async def test_conformance_suite_passes(tmp_path: Path, program: str, variables: dict[str, str]) -> None:
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not on the PATH; it is built with Go")
+@pytest.mark.parametrize(
+    ("suite", "variables"),
+    [pytest.param(*item, marks=pytest.mark.component(item[0])) for item in SUITES.items()],
+    ids=SUITES,
+)
+async def test_conformance_suite_passes(tmp_path: Path, suite: str, variables: dict[str, str]) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text("[facade.local]\nenabled = true\n")
 
@@ -49,7 +50,7 @@ async def test_conformance_suite_passes(tmp_path: Path, program: str, variables:
                 else {"OCI_REGISTRY": facade.address}
             )
             return subprocess.run(
-                [found],
+                [program(suite)],
                 env={**addressed, **variables},
                 cwd=tmp_path,
                 capture_output=True,

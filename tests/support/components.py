@@ -21,6 +21,7 @@ KNOWN = (
     "buildah", "skopeo", "podman", "docker-registry", "redis", "kubo", "rclone", "minio", "containerd",
     "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio", "wrk", "crane",
     "buildkit", "e2fsprogs", "erofs-utils", "squashfs-tools", "dpkg-deb", "ldconfig", "btrfs-progs",
+    "oci-conformance", "oci-conformance-v1.test",
 )  # fmt: skip
 
 
