@@ -22,7 +22,7 @@ from content.archive.reader import TarReader
 from content.archive.tar_format import DIRECTORY, Member
 from content.archive.walk import LeftOut
 from content.catalog import Catalog
-from content.errors import ArchiveCorrupt, LocalDiskError
+from content.errors import ArchiveCorrupt, LocalDiskError, MalformedArchive
 from content.extractors import WORTHWHILE_WINDOWS, Extractors
 from content.keys import Workspace
 from content.objects.base import ObjectSource, ObjectStore
@@ -193,16 +193,40 @@ async def _restore_window(
 async def _restore_large(
     store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter, written: Bucket
 ) -> None:
+    """What turns out to be damaged when it is written is written again, by the same name."""
+    member = await _stream(store, snapshot, window, tree, written)
+    if not member.is_good:
+        again = await _stream(store, snapshot, window, tree, written)
+        if not again.is_good or member.path not in {None, again.path}:
+            raise ArchiveCorrupt(os.fsdecode(again.path or b"a member"), snapshot.tar_key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    """``path`` None: the header could not be read, and nothing was written."""
+
+    path: bytes | None
+    is_good: bool
+
+
+async def _stream(
+    store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter, written: Bucket
+) -> _Streamed:
     async with SpanStream(store, snapshot.tar_key, window.span, pace=written) as stream:
 
-        def work() -> None:
+        def work() -> _Streamed:
             reader = TarReader(stream, snapshot.tar_key)
-            member = reader.next()
-            if member is not None:
-                tree.add(member, reader.chunks())
-                reader.skip()
-            if stream.crc32 != window.crc32[0]:
-                shown = os.fsdecode(member.path) if member is not None else "a member"
-                raise ArchiveCorrupt(shown, snapshot.tar_key)
+            try:
+                member = reader.next()
+            except MalformedArchive:
+                member = None
+            if member is None:
+                return _Streamed(None, is_good=False)
+            tree.add(member, reader.chunks())
+            reader.skip()
+            is_good = stream.crc32 == window.crc32[0]
+            if not is_good:
+                tree.discount(member)
+            return _Streamed(member.path, is_good)
 
-        await stream.consume(work)
+        return await stream.consume(work)

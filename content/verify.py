@@ -49,7 +49,10 @@ async def verify(
 
     async def checked(window: Window) -> None:
         try:
-            await _check(store, snapshot.tar_key, window)
+            try:
+                await _check(store, snapshot.tar_key, window)
+            except IntegrityError:  # perhaps on the way only
+                await _check(store, snapshot.tar_key, window)
         except (IntegrityError, NotFound) as error:
             problems.append(str(error))
 

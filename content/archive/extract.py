@@ -123,6 +123,12 @@ class TreeWriter:
                     os.fsdecode(path), "the archive has more entries than inodes are free"
                 )
 
+    def discount(self, member: Member) -> None:
+        """``member`` will be added a second time, over what it is now."""
+        with self._lock:
+            self.entries -= 1
+            self._bytes -= member.size_bytes
+
     def _add(self, path: bytes, member: Member, chunks: Iterable[bytes | memoryview]) -> None:
         if member.kind == DIRECTORY:
             self._directories().open(path)

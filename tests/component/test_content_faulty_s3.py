@@ -178,7 +178,6 @@ RESTORE_HEALS: dict[str, tuple[Step, list[Fault | None]]] = {
     "reset-mid-body": ("read_tar", [ResetAnswer(100_000), None, ResetAnswer(7)]),
     "cut": ("read_tar", [CutAnswer()]),
     "wrong-bytes-small-files": ("read_tar", [WrongBytesServed(20_000)]),
-    "wrong-bytes-large-file": ("read_tar", [None, WrongBytesServed(1000)]),
     "index-wrong-bytes": ("read_index", [WrongBytesServed(77)]),
     "index-cut": ("read_index", [CutAnswer()]),
     "pointer-reset": ("read_pointer", [ResetAnswer(9)]),
@@ -195,6 +194,23 @@ async def test_a_restore_survives_what_passes(
     await restore(RestoreRequest(tmp_path / "out", W, sync=False), store)
     assert proxy.is_spent, "the fault was never met: this proves nothing"
     assert facts(tmp_path / "out") == facts(tree)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [[WrongBytesServed(5)], [WrongBytesServed(1000)], [None, WrongBytesServed(1000)]],
+    ids=["its name", "its beginning", "a later piece"],
+)
+async def test_a_large_file_that_was_damaged_on_the_way_is_fetched_again(
+    tree: Path, store: MultipartStore, proxy: S3Proxy, tmp_path: Path, faults: list[Fault | None]
+) -> None:
+    await _backup(tree, store)
+    proxy.on("read_tar", *faults)
+    request = RestoreRequest(tmp_path / "out", W, only=("large",), sync=False)
+    result = await restore(request, store)
+    assert proxy.is_spent, "the fault was never met: this proves nothing"
+    assert result.entries == 1
+    assert facts(tmp_path / "out" / "large") == facts(tree / "large")
 
 
 RESTORE_FAILS: dict[str, tuple[Step, list[Fault | None], type[ContentError]]] = {
@@ -216,6 +232,16 @@ async def test_a_restore_that_cannot_be_right_leaves_no_target(
         await restore(RestoreRequest(tmp_path / "out", W, sync=False), store)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".lapstrake-staging-*"))
+
+
+@pytest.mark.parametrize("faults", [[WrongBytesServed(1000)], [None, WrongBytesServed(1000)]])
+async def test_bytes_damaged_on_the_way_are_no_damage_of_the_snapshot(
+    tree: Path, store: MultipartStore, proxy: S3Proxy, faults: list[Fault | None]
+) -> None:
+    snapshot = (await _backup(tree, store)).snapshot
+    proxy.on("read_tar", *faults)
+    assert not (await verify(store, snapshot)).problems
+    assert proxy.is_spent, "the fault was never met: this proves nothing"
 
 
 async def test_what_the_server_can_do_is_not_misjudged_on_a_bad_day(
