@@ -9,6 +9,7 @@ _PROGRAMS = {
     "containerd": ("containerd", "ctr", "containerd-shim-runc-v2", "runc"),
     "buildkit": ("buildkitd", "buildctl", "runc"),
     "btrfs-progs": ("mkfs.btrfs", "btrfs"),
+    "docker": ("dockerd", "docker"),
     "e2fsprogs": ("mke2fs", "e2fsck", "debugfs"),
     "erofs-utils": ("mkfs.erofs",),
     "kubo": ("ipfs",),
@@ -19,7 +20,7 @@ _PROGRAMS = {
 
 KNOWN = (
     "buildah", "skopeo", "podman", "docker-registry", "redis", "kubo", "rclone", "minio", "containerd",
-    "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio", "wrk", "crane",
+    "docker", "umoci", "bsdtar", "kubectl", "s5cmd", "nginx", "fio", "wrk", "crane",
     "buildkit", "e2fsprogs", "erofs-utils", "squashfs-tools", "dpkg-deb", "ldconfig", "btrfs-progs",
     "oci-conformance", "oci-conformance-v1.test",
 )  # fmt: skip
