@@ -112,19 +112,23 @@ def parse_initializer(
     elif kind == "prebuild":
         snapshot, git = (_object(fields, name) for name in ("snapshot", "git"))
         made = Prebuild(_closed(_snapshot, snapshot, workspace), _closed(_git, git, protocols))
-    elif kind == "composite" and _depth < _MAX_DEPTH:
-        steps = _objects(fields, "initializers", _MAX_STEPS)
-        made = Composite(
-            tuple(
-                parse_initializer(step, workspace, protocols=protocols, _depth=_depth + 1) for step in steps
-            )
-        )
-        if any(isinstance(step, FromBackup) for step in made.steps):
-            fields.problems.append("initializers: a backup is whole, and no part of a composite")
+    elif kind == "composite":
+        made = _composite(fields, workspace, protocols, _depth + 1)
     else:
-        raise InvalidRequest([f"kind: {str(kind)[:50]!r} is not one, or is nested too deeply"])
+        accepts = "empty, git, download, snapshot, prebuild, composite or backup"
+        raise InvalidRequest([f"kind: {str(kind)[:50]!r} is not one; accepts {accepts}"])
     fields.done()
     return made
+
+
+def _composite(fields: Fields, workspace: Workspace, protocols: Collection[str], depth: int) -> Composite:
+    if depth > _MAX_DEPTH:
+        raise InvalidRequest([f"initializers: composites are nested more than {_MAX_DEPTH} deep"])
+    steps = _objects(fields, "initializers", _MAX_STEPS)
+    made = [parse_initializer(step, workspace, protocols=protocols, _depth=depth) for step in steps]
+    if any(isinstance(step, FromBackup) for step in made):
+        fields.problems.append("initializers: a backup is whole, and no part of a composite")
+    return Composite(tuple(made))
 
 
 def snapshots_of(initializer: Initializer) -> set[Workspace]:
