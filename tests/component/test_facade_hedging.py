@@ -112,19 +112,22 @@ async def test_a_near_source_that_never_answers_costs_its_usual_time_only(tmp_pa
 
 
 async def test_the_near_source_s_own_verdict_is_still_heard(tmp_path, upstream):
+    served = asyncio.Event()
+
     class Late(Near):
         @contextlib.asynccontextmanager
         async def open(
             self, digest: Digest, byte_range: ByteRange | None = None
         ) -> AsyncIterator[BlobReader]:
             self.asked.append(byte_range)
-            await asyncio.sleep(0.6)
+            await served.wait()
             raise SourceUnavailable("ipfs", f"nobody is there with {digest}")
             yield
 
     async with cache(tmp_path) as (through, metrics):
         near = Origin(Late(upstream), trusted=False, hedged=True)
         assert await pulled(through, near, Origin(upstream)) == DATA
+        served.set()
     assert count(metrics, "facade_source_failures", source="ipfs") == 1
 
 
