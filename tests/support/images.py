@@ -39,6 +39,22 @@ def made_layer(files: Mapping[str, bytes]) -> MadeLayer:
     return MadeLayer(blob, Layer(descriptor, Digest.of(out.getvalue())))
 
 
+def tar_of(files: Mapping[str, bytes], path: Path) -> Path:
+    """Written to ``path``: a directory ``etc``, then ``files``, then a symlink ``link`` to etc/greeting."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        folder = tarfile.TarInfo("etc")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(folder)
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o644
+            tar.addfile(entry, io.BytesIO(data))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "etc/greeting"
+        tar.addfile(link)
+    return path
+
+
 def image_documents(
     layers: Sequence[MadeLayer], execution: Mapping[str, Any] | None = None, platform: Platform = AMD64
 ) -> tuple[bytes, bytes]:

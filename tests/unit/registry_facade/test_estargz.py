@@ -14,6 +14,7 @@ import pytest
 
 from ocikit.digest import Digest
 from registry_facade.layers.estargz import CHUNK_BYTES, FOOTER_BYTES, TOC_DIGEST, TOC_NAME, write_estargz
+from tests.support.images import tar_of
 
 FILES = {
     "etc/greeting": b"hello",
@@ -22,21 +23,6 @@ FILES = {
     "long/" + "n" * 120 + "/\u00fc": b"named by a PAX record",
     "large": os.urandom(CHUNK_BYTES + 70_000),
 }
-
-
-def tar_of(files: dict[str, bytes], path: Path) -> Path:
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        folder = tarfile.TarInfo("etc")
-        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-        tar.addfile(folder)
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o644
-            tar.addfile(entry, io.BytesIO(data))
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname = tarfile.SYMTYPE, "etc/greeting"
-        tar.addfile(link)
-    return path
 
 
 @pytest.fixture(scope="module")
