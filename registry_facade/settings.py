@@ -123,9 +123,9 @@ class FacadeSettings:
     snapshot_token: Secret = setting(SECRET, Secret(""), "Bearer token for snapshot_store, if it takes one.")
     image_specs: Path | None = setting(PATH, None, "Directory of image specs, one <image-id>.json each.")
     lazy_layers: str = setting(
-        one_of("none", "estargz"),
+        one_of("none", "estargz", "zstd:chunked"),
         "none",
-        "What layers made of an image spec's files are: plain tars, or eStargz.",
+        "What layers made of an image spec's files are: plain tars, eStargz, or zstd:chunked.",
     )
     workers: int = setting(INTEGER, 1, "Processes that serve; they share the port and the cache.")
     drain_s: float = setting(DURATION, 20.0, "How long running requests may take to end after SIGTERM.")

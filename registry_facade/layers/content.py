@@ -13,7 +13,7 @@ import stat
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
@@ -26,9 +26,10 @@ from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
 from registry_facade.errors import LayerUnavailable
 from registry_facade.image_spec import FileLayer, InlineLayer
-from registry_facade.layers.estargz import write_estargz
 
 _READ_BYTES = 1 << 20
+WriteLazy = Callable[[Path, IO[bytes]], Layer]
+"""Writes an uncompressed tar as a format that is read in parts; see `toc.members` for what it raises."""
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -60,22 +61,28 @@ def build_layer(spec: FileLayer | InlineLayer, directory: Path) -> BuiltLayer:
     return BuiltLayer(Path(name), layer)
 
 
-def build_estargz(spec: FileLayer | InlineLayer, directory: Path) -> BuiltLayer:
-    """Like `build_layer`, as eStargz; a tar that is there already stays as it is."""
+def build_lazy(write: WriteLazy, spec: FileLayer | InlineLayer, directory: Path) -> BuiltLayer:
+    """Like `build_layer`, as ``write`` has it; a tar that is there already stays as it is.
+
+    So does one with a name that is not UTF-8, which a TOC cannot say.
+    """
     plain = build_layer(spec, directory)
     if isinstance(spec, FileLayer) and spec.at == "" and _is_tar(spec.path):
         return plain
     descriptor, name = scratch_file(directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            layer = write_estargz(plain.path, file)
+            layer = write(plain.path, file)
+    except UnicodeEncodeError:
+        Path(name).unlink()
+        return plain
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        plain.path.unlink()
         if isinstance(error, OSError):
             raise LayerUnavailable(_title(spec), error.strerror or str(error)) from error
         raise
-    finally:
-        plain.path.unlink()
+    plain.path.unlink()
     return BuiltLayer(Path(name), layer)
 
 

@@ -46,7 +46,7 @@ def layer_memory(path: Path) -> Database:
 class ContentLayers:
     """Safe for concurrent use on one event loop. ``memory`` is its owner's to close.
 
-    ``lazy``: layers that are made of files are eStargz.
+    ``lazy``: one of `made.LAZY`, what layers that are made of files are; empty for plain tars.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ContentLayers:
         snapshots: SnapshotStore,
         memory: Database,
         *,
-        lazy: bool = False,
+        lazy: str = "",
     ) -> None:
         self._storage = storage
         self._cache = cache

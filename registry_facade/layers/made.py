@@ -1,21 +1,27 @@
 """Content layers as blobs of the cache: made when first needed, made anew when their files change."""
 
 import asyncio
+import functools
+from collections.abc import Mapping
 
 from ocikit.compose import Layer
 from registry_facade.cache.memory import MemoryCache
 from registry_facade.cache.storage import Storage
 from registry_facade.image_spec import FileLayer, InlineLayer
-from registry_facade.layers.content import build_estargz, build_layer, fingerprint
+from registry_facade.layers.content import WriteLazy, build_layer, build_lazy, fingerprint
+from registry_facade.layers.estargz import write_estargz
+from registry_facade.layers.zstd_chunked import write_zstd_chunked
 from servicekit.single_flight import SingleFlight
+
+LAZY: Mapping[str, WriteLazy] = {"estargz": write_estargz, "zstd:chunked": write_zstd_chunked}
 
 
 class MadeLayers:
-    """Safe for concurrent use on one event loop. ``lazy`` ones are eStargz, others plain tars."""
+    """Safe for concurrent use on one event loop. ``lazy`` is one of `LAZY`, or empty for plain tars."""
 
-    def __init__(self, storage: Storage, *, lazy: bool = False) -> None:
+    def __init__(self, storage: Storage, *, lazy: str = "") -> None:
         self._storage = storage
-        self._build = build_estargz if lazy else build_layer
+        self._build = functools.partial(build_lazy, LAZY[lazy]) if lazy else build_layer
         self._known: MemoryCache[str, Layer] = MemoryCache(10_000)
         self._flights: SingleFlight[str, Layer] = SingleFlight()
 

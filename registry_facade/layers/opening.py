@@ -32,4 +32,5 @@ async def content_layers(
     shown = {"Authorization": f"Bearer {token}"} if token else {}
     transport = await stack.enter_async_context(Transport(_DEADLINES))
     snapshots = SnapshotStore(settings.snapshot_store, Web(transport, shown))
-    return ContentLayers(storage, cache, urls, snapshots, memory, lazy=settings.lazy_layers == "estargz")
+    lazy = "" if settings.lazy_layers == "none" else settings.lazy_layers
+    return ContentLayers(storage, cache, urls, snapshots, memory, lazy=lazy)
