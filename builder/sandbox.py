@@ -6,14 +6,12 @@ is a loopback of its own: tests run side by side, and what passed once can be re
 """
 
 import asyncio
-import contextlib
 import json
 import os
-import pty
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +75,13 @@ class Sandbox:
 
     async def _run(self, specification: dict[str, object], *, terminal: bool) -> Outcome:
         report_in, report_out = os.pipe()
-        with os.fdopen(report_in, "rb") as report, _stdin(terminal=terminal) as stdin:
+        with os.fdopen(report_in, "rb") as report:
             try:
-                specification["report_fd"] = report_out
-                session = ("setsid", "--ctty", "--wait") if terminal else ()
+                specification |= {"report_fd": report_out, "terminal": terminal}
                 process = await asyncio.create_subprocess_exec(
-                    *TIED, *session, *_UNSHARE, sys.executable, "-I", str(_CHILD), json.dumps(specification),
-                    stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                    *TIED, *_UNSHARE, sys.executable, "-I", str(_CHILD), json.dumps(specification),
+                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
                     cwd=self._layers.root, env={}, pass_fds=(report_out,), start_new_session=True,
                 )  # fmt: skip
             finally:
@@ -115,19 +113,6 @@ def _specification(
         "layers": list(dict.fromkeys(layers)),
         "scratch": scratch,
     }
-
-
-@contextlib.contextmanager
-def _stdin(*, terminal: bool) -> Iterator[int]:
-    if not terminal:
-        yield asyncio.subprocess.DEVNULL
-        return
-    ours, theirs = pty.openpty()
-    try:
-        yield theirs
-    finally:
-        os.close(theirs)
-        os.close(ours)
 
 
 async def _collect(stream: asyncio.StreamReader | None) -> str:

@@ -5,13 +5,17 @@ standard library is at hand. What goes wrong before the command runs is written 
 the specification names; a command that cannot be executed ends with 255, as dazzle's runner has it.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import sys
+import termios
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +83,11 @@ def _loopback_up() -> None:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request.ljust(40, b"\0"))
 
 
-def _drop_privileges(specification: dict[str, Any], last_capability: int) -> None:
+def _drop_capabilities(last_capability: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     for capability in range(last_capability + 1):
         if capability not in _KEPT_CAPABILITIES:
             libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    os.setgroups(specification["groups"])
-    os.setgid(specification["gid"])
-    os.setuid(specification["uid"])
 
 
 def _enter(specification: dict[str, Any]) -> None:
@@ -100,7 +101,43 @@ def _enter(specification: dict[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     os.chdir(directory)
     os.umask(0o022)
-    _drop_privileges(specification, last_capability)
+    _drop_capabilities(last_capability)
+
+
+def _terminal(uid: int) -> tuple[int, int]:
+    """Both ends of a terminal of the sandbox's own, which has a name there and belongs to ``uid``."""
+    ours, theirs = os.openpty()
+    os.fchown(theirs, uid, -1)
+    return ours, theirs
+
+
+def _discard(terminal: int) -> None:
+    """What is written to a terminal that nobody looks at; unread, it would stop who writes."""
+    with contextlib.suppress(OSError):
+        while os.read(terminal, 1 << 16):
+            pass
+
+
+def _become(specification: dict[str, Any], terminal: int | None) -> None:
+    """The process that the command will be: as Python found the signals, alone in its session."""
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)
+    os.setsid()
+    if terminal is not None:
+        os.dup2(terminal, 0)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    os.setgroups(specification["groups"])
+    os.setgid(specification["gid"])
+    os.setuid(specification["uid"])
+
+
+def _wait_for(command: int) -> int:
+    """Its status as a shell has it; whoever else is left to the first process is reaped on the way."""
+    while True:
+        ended, status = os.wait()
+        if ended == command:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
 
 
 def main() -> None:
@@ -109,9 +146,17 @@ def main() -> None:
     os.set_inheritable(report, False)
     try:
         _enter(specification)
+        ours, theirs = _terminal(specification["uid"]) if specification["terminal"] else (None, None)
+        if (command := os.fork()) != 0:
+            os.close(report)
+            if ours is not None and theirs is not None:
+                os.close(theirs)
+                threading.Thread(target=_discard, args=(ours,), daemon=True).start()
+            os._exit(_wait_for(command))
+        _become(specification, theirs)
     except OSError as error:
         os.write(report, str(error.strerror or error).encode())
-        sys.exit(_CANNOT_EXECUTE)
+        os._exit(_CANNOT_EXECUTE)
     try:
         os.execvpe(specification["argv"][0], specification["argv"], specification["env"])  # noqa: S606 (argv list)
     except OSError as error:

@@ -3,8 +3,8 @@
 ``--isolation chroot`` needs no container runtime and works where namespaces are scarce. ``--layers=false``
 makes each chunk one layer, whatever the number of its instructions: combinations of many chunks stay far
 from the 127 layers that runtimes stack. Images leave by the ``dir:`` transport, which writes uncompressed
-tars: compressing is ours, and once. Each command runs in a mount namespace of its own, so that one that is
-killed leaves nothing mounted.
+tars: compressing is ours, and once. Each command runs in mount and process namespaces of its own, so that
+neither one that is killed nor a daemon that a Dockerfile starts leaves anything mounted or running.
 """
 
 import asyncio
@@ -24,7 +24,8 @@ from ocikit.image_config import ImageConfig
 from ocikit.manifest import Manifest
 from servicekit.threads import in_thread
 
-_NAMESPACE = (*TIED, "unshare", "--mount") if os.geteuid() == 0 else TIED
+_UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc")
+_NAMESPACES = (*TIED, *_UNSHARE) if os.geteuid() == 0 else TIED
 """Without root buildah makes its own."""
 
 
@@ -44,7 +45,7 @@ class BuildahEngine:
         self._storage = storage
         self._lock = contextlib.ExitStack()
         self._global = [
-            *_NAMESPACE, "buildah", "--root", str(storage / "root"), "--runroot", str(storage / "run"),
+            *_NAMESPACES, "buildah", "--root", str(storage / "root"), "--runroot", str(storage / "run"),
             "--storage-driver", driver,
         ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from builder.compression import decompressed
 from builder.engine import BuildEngine, BuildRequest, BuiltImage, LogLine
 from builder.errors import BuildFailed, EngineUnavailable
-from builder.processes import run_logged
+from builder.processes import TIED, run_logged
 from ocikit import media_types
 from ocikit.digest import Digest
 from ocikit.errors import OciError
@@ -83,7 +83,7 @@ def _arguments(request: BuildRequest, dockerfile: Path, image: Path, base_digest
         f"type=oci,tar=false,dest={image},compression=uncompressed,force-compression=true,oci-mediatypes=true"
     )
     return [
-        "buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0",
+        *TIED, "buildctl", "build", "--progress=plain", "--frontend=dockerfile.v0",
         f"--opt=platform={request.platform}",
         f"--local=context={request.context}", f"--local=dockerfile={dockerfile}", *sources,
         *(f"--opt=build-arg:{name}={value}" for name, value in sorted(args.items())),
