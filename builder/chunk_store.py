@@ -1,22 +1,24 @@
 """Finding and keeping bases and chunks in a repository."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from builder.chunk_images import StoredChunk, inputs_of
 from builder.fingerprint import Inputs
-from builder.names import base_tag, chunked_prefix, chunked_tag
+from builder.names import base_tag, chunked_prefix, chunked_tag, contents_tag
 from ocikit import media_types
 from ocikit.blobs import copy_blob
 from ocikit.descriptor import Descriptor, Platform
+from ocikit.digest import Digest
 from ocikit.errors import InvalidInput, ManifestNotFound
-from ocikit.manifest import child_descriptors
+from ocikit.manifest import Manifest, RawManifest, child_descriptors
 from ocikit.repository import Image, Repository, load_image, push_config_and_manifest
 
 _EARLIER = 20
-"""How many earlier builds of a chunk are looked at to say what changed."""
+"""How many earlier builds of a chunk are looked at at a time; to say what changed, so many are enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class ChunkStore:
         self.platform = platform
         self.elsewhere = elsewhere
         self._tags: asyncio.Task[Sequence[str]] | None = None
+        self._transfers: dict[Digest, asyncio.Lock] = {}
+        self._transferred: set[Digest] = set()
 
     async def base(self, inputs: Inputs) -> Found | None:
         return await self._find(base_tag(inputs.hash))
@@ -68,38 +72,59 @@ class ChunkStore:
 
     async def earlier_inputs(self, name: str, *, is_base: bool = False) -> Sequence[Inputs]:
         """Of other builds of the chunk, where they can be read."""
-        known = [inputs_of(item.image.config) for item in await self._earlier(name, is_base=is_base)]
+        tags = await self._earlier_tags(name, is_base=is_base)
+        known = [inputs_of(item.image.config) for item in await self._load_all(tags[-_EARLIER:])]
         return [inputs for inputs in known if inputs is not None]
 
     async def same_but_base(self, name: str, inputs: Inputs) -> Found | None:
         """An earlier build of the chunk from the same inputs on another base."""
-        for found in reversed(await self._earlier(name)):
-            other = inputs_of(found.image.config)
-            if other is not None and dataclasses.replace(other, base=inputs.base) == inputs:
-                return found
+        tags = await self._earlier_tags(name)
+        for at in range(0, len(tags), _EARLIER):
+            for found in await self._load_all(tags[at : at + _EARLIER]):
+                other = inputs_of(found.image.config)
+                if other is not None and dataclasses.replace(other, base=inputs.base) == inputs:
+                    return found
         return None
 
-    async def _earlier(self, name: str, *, is_base: bool = False) -> Sequence[Found]:
+    async def _earlier_tags(self, name: str, *, is_base: bool = False) -> Sequence[str]:
         prefix, suffix = ("base--", "") if is_base else (chunked_prefix(name), "--chunked")
         if self._tags is None:  # read once: what this run adds is no earlier build
             self._tags = asyncio.create_task(_tags(self.target))
-        tags = [
+        return [
             tag
             for tag in await asyncio.shield(self._tags)
             if tag.startswith(prefix)
             and tag.endswith(suffix)
             and _is_hash(tag[len(prefix) :].removesuffix(suffix))
         ]
-        found = await asyncio.gather(*(self._load(self.target, tag) for tag in tags[-_EARLIER:]))
+
+    async def _load_all(self, tags: Sequence[str]) -> Sequence[Found]:
+        found = await asyncio.gather(*(self._load(self.target, tag) for tag in tags))
         return [item for item in found if item is not None]
 
     async def take(self, found: Found, tag: str) -> Image:
-        """Brings what was found elsewhere into the target: mounted where possible, else copied."""
+        """Brings what was found elsewhere into the target, with its tables of contents.
+
+        Mounted where possible, else copied.
+        """
         if found.repository is not self.target:
-            for child in child_descriptors(found.image.manifest):
-                await transfer_blob(child, found.repository, self.target)
-            await self.target.put_manifest(found.image.raw, tag)
+            await self._transfer(found.image.raw, found.repository, tag)
+            with contextlib.suppress(ManifestNotFound):
+                listed = await found.repository.manifest(contents_tag(tag))
+                await self._transfer(listed, found.repository, contents_tag(tag))
         return found.image
+
+    async def _transfer(self, raw: RawManifest, source: Repository, tag: str) -> None:
+        for child in child_descriptors(Manifest.parse(raw.data, raw.media_type)):
+            await self._transfer_once(child, source)
+        await self.target.put_manifest(raw, tag)
+
+    async def _transfer_once(self, blob: Descriptor, source: Repository) -> None:
+        """docker-registry takes a blob to be absent while it is mounted a second time."""
+        async with self._transfers.setdefault(blob.digest, asyncio.Lock()):
+            if blob.digest not in self._transferred:
+                await transfer_blob(blob, source, self.target)
+                self._transferred.add(blob.digest)
 
     async def put(self, config: bytes, manifest: bytes, tag: str) -> Descriptor:
         """Layers come first; the tag moves last."""

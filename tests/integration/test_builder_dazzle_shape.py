@@ -94,6 +94,23 @@ async def test_another_repository_of_the_registry_gets_everything_mounted(
     assert uploaded == []
 
 
+async def test_a_machine_that_knows_nothing_moves_no_layer_to_fill_another_repository(
+    project: Path, settings: BuilderSettings, docker_registry: DockerRegistry, tmp_path: Path
+):
+    first, second = (f"{docker_registry.address}/{name}" for name in ("one", "two"))
+    done = await build(project, first, settings, TarEngine())
+    layers = {layer.digest.encoded for item in done for layer in item.image.manifest.layers}
+    start = docker_registry.process.log.stat().st_size
+    combined = Lapstrake(tmp_path / "another state")(
+        "combine", project, "--to", second, "--reuse-from", first, "--all", "--no-test", "--json"
+    )
+    assert len(combined.document["combinations"]) == 41
+    text = docker_registry.process.log.read_bytes()[start:].decode()
+    downloaded = set(re.findall(r'"GET /v2/\S+/blobs/sha256:([0-9a-f]+)', text))
+    assert downloaded
+    assert not layers & downloaded
+
+
 async def test_a_new_repository_without_the_old_one_gives_the_same_images(
     project: Path, settings: BuilderSettings, docker_registry: DockerRegistry
 ):
