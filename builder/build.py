@@ -5,10 +5,11 @@ is resumed by running it again; what was not finished has no name and is trusted
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ from ocikit.image_config import ImageConfig
 from ocikit.layout import LayoutRepository
 from ocikit.manifest import Manifest, RawManifest
 from ocikit.repository import Image, load_image
+from servicekit.threads import in_thread
 
 _CONTENT_HASH = re.compile(r"\b(file|dir|multi):[0-9a-f]{64}\b")
 _STAGED_TAG = "base"
@@ -187,7 +189,7 @@ class ProjectBuilder:
         return image
 
     async def _build(self, chunk: Chunk, inputs: Inputs, base: Image | None, tag: str) -> Image:
-        with self._state.run_directory() as directory:
+        async with _in_threads(self._state.runs.directory()) as directory:
             request = await self._request(chunk, inputs, base, directory)
             built = await self._run_engine(request)
             if not built.config.platform.satisfies(request.platform):
@@ -298,6 +300,16 @@ async def plan_project(
         jobs=8,
     )
     return [base, *(action for action, _ in planned)]
+
+
+@contextlib.asynccontextmanager
+async def _in_threads(manager: contextlib.AbstractContextManager[Path]) -> AsyncIterator[Path]:
+    """``manager`` entered and left in threads, for files are removed on the way."""
+    stack = contextlib.ExitStack()
+    try:
+        yield await in_thread(stack.enter_context, manager)
+    finally:
+        await in_thread(stack.close)
 
 
 def reproducible_config(config: ImageConfig, epoch_s: int) -> ImageConfig:

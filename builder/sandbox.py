@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +67,8 @@ class Sandbox:
         roots = [self._layers.root / name for name in layers]
         user = command.user or str(image.config.execution.get("User") or "")
         identity = await asyncio.to_thread(resolve_user, user, roots)
-        with tempfile.TemporaryDirectory(prefix="lapstrake-test-") as scratch:
-            specification = _specification(image, command, identity, layers, scratch)
+        with self._layers.scratch.directory() as scratch:
+            specification = _specification(image, command, identity, layers, str(scratch))
             async with asyncio.timeout(timeout_s):
                 return await self._run(specification, terminal=command.terminal)
 

@@ -20,6 +20,7 @@ from builder.compression import decompressed
 from builder.errors import InvalidLayer
 from builder.layer_tar import OPAQUE, WHITEOUT, clean_path
 from builder.pieces import PieceReader
+from builder.scratch import Scratch
 from ocikit import media_types
 from ocikit.compose import Layer
 from ocikit.digest import Hasher
@@ -39,6 +40,7 @@ class UnpackedLayers:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.scratch = Scratch(root / ".scratch")
         self._flights: SingleFlight[str, None] = SingleFlight()
 
     async def ensure(self, layer: Layer, repository: Repository) -> str:
@@ -58,9 +60,9 @@ class UnpackedLayers:
             await in_thread(self._unpack_now, layer, pieces, target)
 
     def _unpack_now(self, layer: Layer, pieces: Iterable[bytes], target: Path) -> None:
-        temp = Path(tempfile.mkdtemp(dir=self.root, prefix="."))
-        try:
-            temp.chmod(0o755)
+        with self.scratch.directory() as directory:
+            temp = directory / "layer"
+            temp.mkdir(0o755)
             kind = media_types.layer_compression(layer.descriptor.media_type)
             short = layer.descriptor.digest.short
             hasher = hashlib.sha256()
@@ -68,10 +70,8 @@ class UnpackedLayers:
             unpack_tar(plain, temp, short, overlay=True)
             if (actual := f"sha256:{hasher.hexdigest()}") != layer.diff_id:
                 raise DigestMismatch(layer.diff_id, actual, f"layer {short}")
-            with contextlib.suppress(FileExistsError, OSError):  # another process was as quick
+            with contextlib.suppress(OSError):  # another process was as quick
                 temp.rename(target)
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
 
 
 def _hashed(pieces: Iterable[bytes], hasher: Hasher) -> Iterator[bytes]:
@@ -186,7 +186,11 @@ class _Tree:
             os.symlink(member.linkname, name, dir_fd=parent)
         elif member.islnk():
             with self._parent(clean_path(member.linkname, self._layer)) as (source, source_name):
-                os.link(source_name, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+                try:
+                    os.link(source_name, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+                except (FileNotFoundError, PermissionError) as error:
+                    reason = f"{member.name} is a link to {member.linkname}, no file of this layer"
+                    raise InvalidLayer(self._layer, reason) from error
         elif member.isreg():
             self._write(member, archive, parent, name)
         elif member.isfifo():

@@ -76,7 +76,8 @@ class BuildahEngine:
         await asyncio.to_thread(ignore_file.write_text, "\n".join([*request.ignore, ""]))
         arguments = _build_arguments(request, image_file, ignore_file)
         directory = request.base[0].parent if request.base is not None else None
-        status, tail = await run_logged([*self._global, *arguments], on_log, cwd=directory)
+        scratch = ("env", f"TMPDIR={request.output.absolute()}")  # what a killed one leaves goes with the run
+        status, tail = await run_logged([*scratch, *self._global, *arguments], on_log, cwd=directory)
         if status != 0:
             raise BuildFailed(request.name, f"buildah ends with {status}", tail)
         image_id = (await asyncio.to_thread(image_file.read_text)).strip()
