@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from builder.chunk_tests import TestResult
 from builder.contents import Contents
@@ -24,26 +25,28 @@ from ocikit.manifest import Index, Manifest, RawManifest
 SPDX_MEDIA_TYPE = "application/spdx+json"
 RESULTS_MEDIA_TYPE = "application/vnd.lapstrake.test-results.v1+json"
 _STATUS = "var/lib/dpkg/status"
+_IMAGE = "SPDXRef-image"
 
 
 def spdx_document(name: str, image: Descriptor, layers: Sequence[tuple[str, Contents]]) -> bytes:
-    """SPDX 2.3 as JSON: the chunks of an image and the Debian packages in them. The same bytes every time."""
-    packages: dict[str, Mapping[str, object]] = {}
-    for chunk, contents in layers:
-        packages[f"SPDXRef-chunk-{len(packages)}"] = {"name": f"chunk {chunk}", "versionInfo": "NOASSERTION"}
-        for package, version, architecture in dpkg_packages(contents.merged.get(_STATUS, b"")):
-            purl = f"pkg:deb/debian/{package}@{version}?arch={architecture}"
-            packages[f"SPDXRef-deb-{package}-{architecture}".replace("+", "-")] = {
-                "name": package,
-                "versionInfo": version,
-                "externalRefs": [
-                    {
-                        "referenceCategory": "PACKAGE-MANAGER",
-                        "referenceType": "purl",
-                        "referenceLocator": purl,
-                    }
-                ],
-            }
+    """SPDX 2.3 as JSON: an image contains chunks, and they Debian packages. The same bytes every time.
+
+    A package is its chunk's which first has it in this version; ``layers`` are from the bottom up.
+    """
+    packages = [_package(_IMAGE, name, str(image.digest))]
+    related = [("SPDXRef-DOCUMENT", "DESCRIBES", _IMAGE)]
+    debian: dict[str, tuple[str, Mapping[str, object]]] = {}
+    for at, (chunk, contents) in enumerate(layers):
+        holder = f"SPDXRef-chunk-{at}"
+        packages.append(_package(holder, f"chunk {chunk}", "NOASSERTION"))
+        related.append((_IMAGE, "CONTAINS", holder))
+        for found in dpkg_packages(contents.merged.get(_STATUS, b"")):
+            made = _debian_package(*found)
+            key = str(made["SPDXID"])
+            if key not in debian or debian[key][1] != made:
+                debian[key] = holder, made
+    packages += [made for _, made in debian.values()]
+    related += [(holder, "CONTAINS", key) for key, (holder, _) in debian.items()]
     document = {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -51,12 +54,33 @@ def spdx_document(name: str, image: Descriptor, layers: Sequence[tuple[str, Cont
         "name": name,
         "documentNamespace": f"https://spdx.org/spdxdocs/lapstrake-{image.digest.encoded}",
         "creationInfo": {"created": "1970-01-01T00:00:00Z", "creators": ["Tool: lapstrake"]},
-        "packages": [
-            {"SPDXID": key, "downloadLocation": "NOASSERTION", "filesAnalyzed": False, **fields}
-            for key, fields in packages.items()
+        "packages": packages,
+        "relationships": [
+            {"spdxElementId": one, "relationshipType": kind, "relatedSpdxElement": other}
+            for one, kind, other in related
         ],
     }
     return json.dumps(document, sort_keys=True, indent=1).encode()
+
+
+def _package(key: str, name: str, version: str) -> Mapping[str, object]:
+    return {
+        "SPDXID": key,
+        "name": name,
+        "versionInfo": version,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": False,
+    }
+
+
+def _debian_package(name: str, version: str, architecture: str) -> Mapping[str, object]:
+    place = {
+        "referenceCategory": "PACKAGE-MANAGER",
+        "referenceType": "purl",
+        "referenceLocator": f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={architecture}",
+    }
+    key = f"SPDXRef-deb-{name}-{architecture}".replace("+", "-")
+    return {**_package(key, name, version), "externalRefs": [place]}
 
 
 def results_document(results: Sequence[TestResult]) -> bytes:
