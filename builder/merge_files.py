@@ -24,6 +24,12 @@ def merge_lines(base: bytes, versions: Sequence[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in merged.values())
 
 
+def merge_diversions(base: bytes, versions: Sequence[bytes]) -> bytes:
+    """Records of three lines, from, to and the package that diverts, keyed by the first."""
+    merged = _three_way(_triples(base), [_triples(version) for version in versions])
+    return b"".join(record + b"\n" for record in merged.values())
+
+
 def merge_groups(base: bytes, versions: Sequence[bytes]) -> bytes:
     """Like lines, and the members that several chunks added to one group are united."""
     records = [_lines(version) for version in versions]
@@ -96,6 +102,12 @@ def _field(stanza: bytes, name: bytes) -> str:
     return ""
 
 
+def _triples(data: bytes) -> Records:
+    lines = data.removesuffix(b"\n").split(b"\n")
+    triples = [lines[at : at + 3] for at in range(0, len(lines) - 2, 3)]
+    return {triple[0].decode(errors="replace"): b"\n".join(triple) for triple in triples}
+
+
 def _lines(data: bytes) -> Records:
     return {line.partition(b":")[0].decode(errors="replace"): line for line in data.split(b"\n") if line}
 
@@ -111,7 +123,7 @@ MERGERS: Mapping[str, Merger] = {
     "etc/subuid": merge_lines,
     "etc/subgid": merge_lines,
     "etc/shells": merge_lines,
-    "var/lib/dpkg/diversions": merge_lines,
+    "var/lib/dpkg/diversions": merge_diversions,
     "var/lib/dpkg/statoverride": merge_lines,
 }
 """By path without a leading slash."""

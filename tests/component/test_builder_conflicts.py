@@ -52,36 +52,43 @@ COPY --from=debian . /
 COPY --from=busybox busybox /bin/busybox
 RUN ["/bin/busybox", "sh", "-c", "for t in sh cat echo mkdir rm ldconfig; do ln -s busybox /bin/$t; done"]
 RUN mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /tmp && echo > /var/lib/dpkg/status
+RUN dpkg-divert --package dash --divert /bin/x.old --add /bin/x
+RUN dpkg-divert --package dash --divert /bin/y.old --add /bin/y
 ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin
 """
     files = {"base/Dockerfile": base, "dazzle.yaml": COMBINER + context}
     for name in ("a", "b"):
+        divert = f"dpkg-divert --package pkg-{name} --divert /opt/{name}.old --rename --add /opt/{name}"
         files[f"chunks/{name}/Dockerfile"] = (
-            f"{CHUNK}COPY p.deb /tmp/p.deb\nRUN dpkg -i /tmp/p.deb && rm /tmp/p.deb\n"
+            f"{CHUNK}COPY p.deb /tmp/p.deb\nRUN dpkg -i /tmp/p.deb && rm /tmp/p.deb && {divert}\n"
         )
         files[f"tests/{name}.yaml"] = (
             f"- desc: known\n  command: [dpkg, -l, pkg-{name}]\n"
             f"  assert: ['status == 0', 'stdout.indexOf(\"ii  pkg-{name}\") != -1']\n"
+            "- desc: diverted\n  command: [dpkg-divert, --list]\n"
+            f"  assert: ['status == 0', 'stdout.indexOf(\"/opt/{name}.old by pkg-{name}\") != -1',"
+            " 'stdout.indexOf(\"/bin/y.old by dash\") != -1']\n"
         )
     project = write_project(tmp_path / "p", files)
     for name in ("a", "b"):
         _make_package(f"pkg-{name}", tmp_path, project / "chunks" / name / "p.deb")
     done = lapstrake("build", project, "--to", f"oci:{tmp_path / 'images'}", "--test-every-image", "--json")
-    assert done.document["tests"]["run"] == 4
+    assert done.document["tests"]["run"] == 8
     image = next(item for item in done.document["combinations"] if item["name"] == "both")
     assert image["layers"] == 4
     matrix = lapstrake(
         "project", "conflicts", project, "--to", f"oci:{tmp_path / 'images'}", "--json"
     ).document
     assert {(cell["path"], cell["verdict"]) for cell in matrix["images"]["both"]} == {
-        ("/var/lib/dpkg/status", "merged")
+        ("/var/lib/dpkg/status", "merged"),
+        ("/var/lib/dpkg/diversions", "merged"),
     }
 
 
 def _copy_dpkg(root: Path) -> None:
     """dpkg and all it needs, from this machine."""
-    programs = ["/usr/bin/dpkg", "/usr/bin/dpkg-deb", "/usr/bin/dpkg-query", "/usr/bin/dpkg-split",
-                "/bin/tar", "/sbin/start-stop-daemon"]  # fmt: skip
+    programs = ["/usr/bin/dpkg", "/usr/bin/dpkg-divert", "/usr/bin/dpkg-deb", "/usr/bin/dpkg-query",
+                "/usr/bin/dpkg-split", "/bin/tar", "/sbin/start-stop-daemon"]  # fmt: skip
     wanted = set(programs)
     for program in programs:
         listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
