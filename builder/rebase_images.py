@@ -1,5 +1,6 @@
 """Moving stored images onto a new base: an image alone, or every platform of an index."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from ocikit.combine import BASE_DIGEST
 from ocikit.compose import ComposedImage
 from ocikit.descriptor import Platform
 from ocikit.digest import Digest
-from ocikit.errors import InvalidManifest
+from ocikit.errors import InvalidManifest, ManifestNotFound
 from ocikit.manifest import Index, parse_manifest_or_index
 from ocikit.repository import Image, Repository, load_image, push_images
 
@@ -55,14 +56,32 @@ async def _moved(source: Place, onto: Place, target: Repository, platform: Platf
     recorded = image.manifest.annotations.get(BASE_DIGEST, "")
     if not recorded:
         raise InvalidManifest("does not say on which base it was built", source.title)
-    old = await load_image(source.repository, Digest.parse(recorded))
+    old = await _old_base(Digest.parse(recorded), source, onto)
     new = await _new_base(onto, image, platform)
     composed = rebase_image(image, old.config, new, (source.title, str(onto.reference)))
     from_base = {layer.digest for layer in new.manifest.layers}
     for layer in composed.layers:
         origin = onto.repository if layer.digest in from_base else source.repository
         await transfer_blob(layer, origin, target)
+    await _keep(new, onto.repository, target)
     return composed
+
+
+async def _old_base(digest: Digest, source: Place, onto: Place) -> Image:
+    for repository in (source.repository, onto.repository):
+        with contextlib.suppress(ManifestNotFound):
+            return await load_image(repository, digest)
+    places = f"{source.repository.title} or {onto.repository.title}"
+    raise ManifestNotFound(f"{digest}, the base of {source.title}, in {places}")
+
+
+async def _keep(base: Image, origin: Repository, target: Repository) -> None:
+    """Beside what stands on it, for the next move asks for it."""
+    with contextlib.suppress(ManifestNotFound):
+        await target.resolve(base.descriptor.digest)
+        return
+    await transfer_blob(base.manifest.config, origin, target)
+    await target.put_manifest(base.raw)
 
 
 async def _new_base(onto: Place, image: Image, platform: Platform | None) -> Image:

@@ -70,6 +70,14 @@ async def test_one_image_moves_and_says_on_which_base_it_is(tmp_path: Path, laps
     image = await load_image(repository, "moved")
     assert image.manifest.annotations[BASE_DIGEST] == (await repository.resolve(base)).digest
     assert len(image.manifest.layers) == 3
+    third = tmp_path / "third"
+    assert lapstrake(
+        "rebase", f"oci:{images}:one", "--onto", f"oci:{other}:{base}", "--to", f"oci:{third}:1", "--no-test"
+    ).status == 0  # fmt: skip
+    again = lapstrake(
+        "rebase", f"oci:{third}:1", "--onto", f"oci:{other}:{base}", "--to", f"oci:{third}:2", "--no-test"
+    )
+    assert again.status == 0, again.stderr
     refused = lapstrake(
         "rebase", f"oci:{other}:{base}", "--onto", f"oci:{other}:{base}", "--to", "oci:x:y", "--no-test"
     )
