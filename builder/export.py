@@ -188,7 +188,7 @@ async def _make_ext4(root: Path, target: Path, scratch: Path) -> None:
     options = f"hash_seed={_UUID},lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
     script = (
         f"E2FSPROGS_FAKE_TIME=1 mke2fs -q -t ext4 -F -b {_EXT4_BLOCK} -I {_EXT4_INODE} -U {_UUID} "
-        f'-N {entries + 64} -E {options} -d "$2" "$1"'
+        f'-N {entries + entries // 8 + 1024} -E {options} -d "$2" "$1"'
     )
     await _run("mke2fs", "e2fsprogs", script, target, root)
     commands = scratch / "debugfs"
