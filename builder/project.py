@@ -6,7 +6,7 @@ dazzle ignores. `builder.project_files` reads them.
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,6 +116,10 @@ class Project:
         if name not in self.chunks:
             raise UnknownName("chunk", name, sorted(self.chunks))
         return self.chunks[name]
+
+    def units(self, names: Iterable[str]) -> frozenset[str]:
+        """Names of chunks, or ``base``. Raises UnknownName."""
+        return frozenset(name if name == self.base.name else self.chunk(name).name for name in names)
 
     def combination(self, name: str) -> Combination:
         """Raises UnknownName."""

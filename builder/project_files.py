@@ -11,7 +11,7 @@ import pathspec
 
 from builder.assertions import Assertion, AssertionInvalid
 from builder.errors import ProjectInvalid
-from builder.names import name_problem
+from builder.names import chunked_prefix, name_problem
 from builder.project import (
     Chunk,
     ChunkTest,
@@ -98,8 +98,12 @@ class _Chunks:
             if entry.is_dir() and not entry.name.startswith(("_", "."))
             for unit in self._units(entry, entry.name)
         ]
+        owners: dict[str, str] = {"base--": "base"}
         for unit in units:
             reason = name_problem(unit.name)
+            owner = owners.setdefault(chunked_prefix(unit.name), unit.name)
+            if owner != unit.name or unit.name == "base":
+                reason = f"{unit.name!r} would have the tags of {owner!r}"
             if reason is not None:
                 self._error(unit.directory, reason)
         return {unit.name: unit for unit in units}

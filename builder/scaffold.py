@@ -42,7 +42,13 @@ def init_project(root: Path) -> Sequence[str]:
 
 def add_chunk(root: Path, name: str) -> Sequence[str]:
     """The files that were made. Raises ProjectInvalid and WorkspaceError."""
-    if ":" in name or "/" in name or name.startswith(("_", ".")) or name_problem(name) is not None:
+    if (
+        name == "base"
+        or ":" in name
+        or "/" in name
+        or name.startswith(("_", "."))
+        or name_problem(name) is not None
+    ):
         raise ProjectInvalid(
             [f"{name!r} cannot be a chunk's directory: A-Z a-z 0-9 _ . -, at most 53 of them"]
         )

@@ -11,7 +11,7 @@ import click
 
 from cli.build_output import document, images_table, say_built
 from cli.main import run
-from cli.output import Output
+from cli.output import Output, OutputFile
 from cli.platform_option import SEVERAL
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ _REUSE_FROM = click.option(
     "--reuse-from", metavar="REPO", help="Take what REPO has instead of building it; mounted where possible."
 )
 _JOBS = click.option("--jobs", "-j", type=click.IntRange(min=1), help="At a time; default: as many as CPUs.")
-_JUNIT = click.option(
-    "--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write test results as JUnit XML."
-)
+_JUNIT = click.option("--junit", type=OutputFile(), help="Write test results as JUnit XML.")
 _ATTEST = click.option(
     "--attest", is_flag=True, help="Push an SPDX document and the test results beside each image."
 )
@@ -142,9 +140,8 @@ def build(
         ) as benches:
             wanted = _wanted(benches[0], combinations, everything=not chunks)
             names = _needed(benches[0], chunks, combinations, wanted)
-            options = BuildOptions(
-                settings.jobs, settings.source_date_epoch, frozenset(force), _secrets(secrets)
-            )
+            forced = benches[0].project.units(force)
+            options = BuildOptions(settings.jobs, settings.source_date_epoch, forced, _secrets(secrets))
             tool = LazyEngine(settings.engine, benches[0].state)
             try:
                 built = [await _build(bench, tool, options, names, rebase=rebase) for bench in benches]
@@ -305,7 +302,10 @@ def _given(bench: "Workbench", text: str) -> "Wanted":
     name, separator, chunks = text.partition("=")
     if not separator or not is_tag(name) or not chunks:
         raise click.UsageError(f"--chunks {text}: write NAME=c1,c2")
-    return Wanted(name, tuple(bench.project.chunk(chunk.strip()).name for chunk in chunks.split(",")))
+    names = tuple(bench.project.chunk(chunk.strip()).name for chunk in chunks.split(","))
+    if len(set(names)) < len(names):
+        raise click.UsageError(f"--chunks {text}: each chunk once")
+    return Wanted(name, names)
 
 
 def _needed(

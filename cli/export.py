@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.main import run
-from cli.output import Output
+from cli.output import Output, OutputFile
 from cli.platform_option import ONE_OF_SEVERAL
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _FORMATS = ["oci-archive", "docker-archive", "rootfs-tar", "ext4", "erofs", "squ
     "--output",
     "-o",
     "target",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     required=True,
     help="The file.",
 )
@@ -42,8 +42,6 @@ def export(
     from ocikit.reference import Reference
     from ocikit.repository import load_image
 
-    if not target.parent.is_dir():
-        raise click.UsageError(f"--output {target}: there is no directory {target.parent}")
     wanted = Reference.parse(ref)
     named = name or (f"localhost/image:{wanted.reference}" if wanted.name.layout is not None else ref)
 

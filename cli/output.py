@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,6 +24,19 @@ _PIPE_WIDTH = 140
 
 ProgressUpdate = Callable[[int, int | None], None]
 """Called with bytes done and, once known, bytes in all."""
+
+
+class OutputFile(click.Path):
+    """A file to write when all else is done, so whether it can be is asked before anything is begun."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, writable=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"{path}: there is no directory {path.parent}", param, ctx)
+        return path
 
 
 class Output:

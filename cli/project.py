@@ -162,12 +162,13 @@ def plan(
 
     output = Output(as_json=as_json)
     loaded = _load(project, output)
+    forced = loaded.units(force)
     counts = dict(chain_id_counts({name: item.chunks for name, item in loaded.combinations.items()}))
     if to is None:
         chosen = chosen_platforms(loaded, platforms)
-        actions = [action for one in chosen for action in _unknown(loaded, one, frozenset(force))]
+        actions = [action for one in chosen for action in _unknown(loaded, one, forced)]
     else:
-        planned, pinned = run(_plan(project, to, platforms, reuse_from, frozenset(force), hash_compat))
+        planned, pinned = run(_plan(project, to, platforms, reuse_from, forced, hash_compat))
         actions, counts = list(planned), {**counts, **pinned}
     fields = {
         "actions": [{"platform": platform, **dataclasses.asdict(action)} for platform, action in actions],

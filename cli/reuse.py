@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.main import run
-from cli.output import Output, table
+from cli.output import Output, OutputFile, table
 from cli.platform_option import ONE_OF_SEVERAL
 from servicekit.units import format_size
 
@@ -32,7 +32,7 @@ def reuse() -> None:
     "--layers", "list_layers", is_flag=True, help="Also each distinct layer, and the chunk it is from."
 )
 @click.option("--versions", is_flag=True, help="Each REF is a version, oldest first: also churn per chunk.")
-@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page as well.")
+@click.option("--html", "page", type=OutputFile(), help="Write a page as well.")
 @_JSON
 def report_command(
     refs: tuple[str, ...],
@@ -96,8 +96,11 @@ def diff_command(first: str, second: str, platform: "Platform | None", as_json: 
     from builder.reuse_diff import diff
 
     output = Output(as_json=as_json)
-    ((one,), (other,)) = run(_load([[first], [second]], platform))
-    found = diff(one, other)
+    loaded = run(_load([[first], [second]], platform))
+    for ref, images in zip((first, second), loaded, strict=True):
+        if len(images) != 1:
+            raise click.UsageError(f"{ref} is a repository of {len(images)} images; name one, {ref}:TAG")
+    found = diff(loaded[0][0], loaded[1][0])
     misses = [
         {
             "chunk": miss.layer.chunk,

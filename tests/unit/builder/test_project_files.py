@@ -171,6 +171,16 @@ def test_tests_are_read_with_all_their_fields(tmp_path: Path):
             "more than one variant",
             id="base variants",
         ),
+        pytest.param(
+            {"chunks__base__Dockerfile": "FROM x\n"},
+            r"chunks/base: 'base' would have the tags of 'base'",
+            id="a chunk named like the base",
+        ),
+        pytest.param(
+            {"chunks__a__chunk_yaml": "variants: [{name: b}]", "chunks__a-b__Dockerfile": "FROM x\n"},
+            r"chunks/a-b: 'a-b' would have the tags of 'a:b'",
+            id="two chunks, one tag",
+        ),
     ],
 )
 def test_every_problem_names_file_and_line(tmp_path: Path, files: dict[str, str | None], expected: str):
