@@ -43,9 +43,12 @@ def ignore_lines(chunk: Chunk) -> Sequence[str]:
 
 
 def context_entries(chunk: Chunk) -> Sequence[ContextEntry]:
-    """What ``COPY .`` would copy, sorted by path. Links are listed as links."""
+    """What ``COPY .`` would copy: files, and the directories they are in. Links are listed as links."""
     ignored = pathspec.PathSpec.from_lines("gitignore", _anchored(ignore_lines(chunk)))
-    return [entry for entry in _entries(chunk.directory) if not ignored.match_file(entry.path)]
+    found = list(_entries(chunk.directory))
+    kept = {entry.path for entry in found if not ignored.match_file(entry.path)}
+    kept |= {str(parent) for path in kept for parent in PurePosixPath(path).parents}
+    return [entry for entry in found if entry.path in kept]
 
 
 def _anchored(lines: Sequence[str]) -> Iterator[str]:

@@ -98,6 +98,16 @@ def test_a_pattern_is_anchored_at_the_context_as_docker_has_it(root: Path):
     assert set(sources) == {"/dir", "/dir/deep", "/link", "/run.sh"}
 
 
+def test_a_directory_counts_for_which_an_exception_from_what_is_ignored_is_made(root: Path):
+    (root / "chunks/a/kept").mkdir()
+    for name in ("kept/x", "kept/y", ".dockerignore"):
+        (root / "chunks/a" / name).write_text("kept\n!kept/x\n")
+    before = project_inputs(load_project(root), AMD64)["a"]
+    assert {path for path in before.sources if path.startswith("/kept")} == {"/kept", "/kept/x"}
+    (root / "chunks/a/kept").chmod(0o700)
+    assert hashes(root)["a"] != before.hash
+
+
 def test_inputs_survive_being_stored(root: Path):
     inputs = project_inputs(load_project(root), AMD64)["v:1"]
     assert Inputs.parse(json.loads(canonical_json(inputs.dump()))) == inputs
