@@ -17,6 +17,7 @@ from typing import Any
 
 from builder.build_context import ignore_lines, stage_named_context
 from builder.chunk_images import (
+    BUILT_ON,
     StoredChunk,
     chunk_documents,
     layer_annotations,
@@ -158,9 +159,9 @@ class ProjectBuilder:
         earlier = await self._store.same_but_base(name, inputs)
         if earlier is None:
             return None
-        digest = StoredChunk(name, earlier.image).base_digest
+        chunk = StoredChunk(name, earlier.image)
         try:
-            old_base = await load_image(earlier.repository, Digest.parse(digest))
+            old_base = await load_image(earlier.repository, Digest.parse(chunk.base_digest))
         except (NotFound, InvalidInput):
             return None
         config = rebased_config(earlier.image.config, old_base.config, base.config)
@@ -174,7 +175,11 @@ class ProjectBuilder:
             )
             for layer in paired_layers(earlier.image.manifest, earlier.image.config)
         ]
-        annotations = {BASE_NAME: below, BASE_DIGEST: str(base.descriptor.digest)}
+        annotations = {
+            BASE_NAME: below,
+            BASE_DIGEST: str(base.descriptor.digest),
+            BUILT_ON: "@".join(chunk.built_on),
+        }
         config_bytes, manifest = chunk_documents(config, layers, inputs, annotations)
         image = Image(
             RawManifest.of(media_types.OCI_MANIFEST, manifest),

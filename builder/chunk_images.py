@@ -24,6 +24,8 @@ CHUNK_NAME = "dev.lapstrake.chunk.name"
 CHUNK_VARIANT = "dev.lapstrake.chunk.variant"
 INPUT_HASH = "dev.lapstrake.chunk.input-hash"
 UNCOMPRESSED_BYTES = "dev.lapstrake.layer.uncompressed-bytes"
+BUILT_ON = "dev.lapstrake.chunk.built-on"
+"""On a chunk that was moved to another base: the tag and digest of the one its layers were made on."""
 ORDER = "dev.lapstrake.order"
 """On an image: the rule by which its chunks were put in order, where it is not just how they are written."""
 
@@ -31,6 +33,17 @@ ORDER = "dev.lapstrake.order"
 @dataclass(frozen=True, slots=True)
 class StoredChunk(combine.Chunk):
     """A chunk out of a repository."""
+
+    @property
+    def built_on(self) -> tuple[str, str]:
+        """Tag and digest of the base that its layers were made on."""
+        moved = self.image.manifest.annotations.get(BUILT_ON, "")
+        name, _, digest = moved.rpartition("@")
+        return (name, digest) if moved else (self.base_name, self.base_digest)
+
+    @property
+    def is_moved(self) -> bool:
+        return self.built_on[1] != self.base_digest
 
     @property
     def inputs(self) -> Inputs | None:

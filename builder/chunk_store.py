@@ -103,12 +103,18 @@ class ChunkStore:
         return [item for item in found if item is not None]
 
     async def take(self, found: Found, tag: str) -> Image:
-        """Brings what was found elsewhere into the target, with its tables of contents.
+        """Brings what was found elsewhere into the target, with its tables of contents and its first base.
 
         Mounted where possible, else copied.
         """
         if found.repository is not self.target:
             await self._transfer(found.image.raw, found.repository, tag)
+            chunk = StoredChunk("", found.image)
+            if chunk.is_moved:
+                own_tag, own_base = chunk.built_on
+                with contextlib.suppress(ManifestNotFound, InvalidInput):
+                    image = await load_image(found.repository, Digest.parse(own_base))
+                    await self.take(Found(image, found.repository), own_tag)
             with contextlib.suppress(ManifestNotFound):
                 listed = await found.repository.manifest(contents_tag(tag))
                 await self._transfer(listed, found.repository, contents_tag(tag))

@@ -7,13 +7,16 @@ word unless somebody looks. Directory metadata is no conflict; identical files a
 import enum
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import pathspec
 
 from builder.contents import Contents, ContentsEntry, deletions, is_deleted
 from builder.layer_tar import WHITEOUT
 from builder.merge_files import LAST_WINS, MERGERS, ids_by_name
+
+_NONE: Mapping[str, Contents] = MappingProxyType({})
 
 
 class Verdict(enum.StrEnum):
@@ -84,16 +87,33 @@ def _disagree(earlier: ContentsEntry, later: ContentsEntry) -> bool:
     return earlier != later
 
 
-def merged_files(base: Contents, chunks: Sequence[tuple[str, Contents]]) -> Mapping[str, bytes]:
-    """The files that more than one chunk changed and a merger knows, as they should be."""
+def merged_files(
+    base: Contents, chunks: Sequence[tuple[str, Contents]], stored: Mapping[str, Contents] = _NONE
+) -> Mapping[str, bytes]:
+    """The files that a merger knows and that no layer has as they should be.
+
+    ``stored`` is what chunks have in their layers where `on_another_base` has changed that.
+    """
     made: dict[str, bytes] = {}
     for path, merger in MERGERS.items():
-        versions = [contents.merged[path] for _, contents in chunks if path in contents.merged]
-        if len(versions) > 1:
-            content = merger(base.merged.get(path, b""), versions)
-            if content != versions[-1]:
-                made[path] = content
+        touched = [(name, contents) for name, contents in chunks if path in contents.merged]
+        if not touched:
+            continue
+        versions = [contents.merged[path] for _, contents in touched]
+        content = merger(base.merged.get(path, b""), versions) if len(versions) > 1 else versions[0]
+        last, meant = touched[-1]
+        if content != stored.get(last, meant).merged[path]:
+            made[path] = content
     return made
+
+
+def on_another_base(chunk: Contents, old_base: Contents, base: Contents) -> Contents:
+    """``chunk`` as if it had found the files that a merger knows as ``base`` has them, not ``old_base``."""
+    merged = {
+        path: MERGERS[path](old_base.merged.get(path, b""), [base.merged.get(path, b""), data])
+        for path, data in chunk.merged.items()
+    }
+    return replace(chunk, merged=merged)
 
 
 _IDENTITIES = ("etc/passwd", "etc/group")

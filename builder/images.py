@@ -16,7 +16,14 @@ from builder.chunk_images import ORDER, StoredChunk, chunk_of
 from builder.chunk_store import ChunkStore
 from builder.chunk_tests import TestCase, TestResult, TestRunner, cases_of, describe_failure
 from builder.cids import LayerCids
-from builder.conflicts import SharedFile, find_conflicts, identity_conflicts, merged_files, shared_files
+from builder.conflicts import (
+    SharedFile,
+    find_conflicts,
+    identity_conflicts,
+    merged_files,
+    on_another_base,
+    shared_files,
+)
 from builder.contents import Contents
 from builder.contents_store import ContentsStore
 from builder.errors import ChunkMissing, FilesConflict, TestsFailed
@@ -29,6 +36,7 @@ from builder.project import Order, Project
 from builder.test_scope import TestScope
 from ocikit.combine import combine
 from ocikit.compose import Addition, ComposedImage
+from ocikit.digest import Digest
 from ocikit.distribution.repository import RegistryRepository
 from ocikit.errors import InvalidInput, InvalidReference, ManifestNotFound
 from ocikit.repository import Image, as_image, load_image
@@ -220,8 +228,7 @@ class ImageMaker:
         allowed = self._project.options.allowed_conflicts
 
         async def matrix(image: Wanted) -> Sequence[SharedFile]:
-            stack = [(name, tables.chunks[name]) for name in image.chunks]
-            return await in_thread(shared_files, tables.base, stack, allowed)
+            return await in_thread(shared_files, tables.base, tables.stack(image.chunks), allowed)
 
         found = await each(wanted, matrix, jobs=self._jobs)
         return {image.name: files for image, files in zip(wanted, found, strict=True)}
@@ -231,7 +238,25 @@ class ImageMaker:
         contents = await each(
             names, lambda name: self._contents.of(parts.chunks[name].image, self._tag(name)), jobs=8
         )
-        return _Tables(base, dict(zip(names, contents, strict=True)), TestScope(base))
+        stored = dict(zip(names, contents, strict=True))
+
+        async def meant(name: str) -> Contents:
+            return await self._on_base(parts.chunks[name], stored[name], base)
+
+        return _Tables(
+            base, stored, dict(zip(names, await each(names, meant, jobs=8), strict=True)), TestScope(base)
+        )
+
+    async def _on_base(self, chunk: StoredChunk, stored: Contents, base: Contents) -> Contents:
+        """What a chunk means for ``base``; as it is stored where its own base is gone."""
+        if not chunk.is_moved or not stored.merged:
+            return stored
+        tag, digest = chunk.built_on
+        try:
+            old_base = await load_image(self._store.target, Digest.parse(digest))
+        except (ManifestNotFound, InvalidInput):
+            return stored
+        return await in_thread(on_another_base, stored, await self._contents.of(old_base, tag), base)
 
     async def _test_image(
         self, wanted: Wanted, composed: ComposedImage, parts: Parts, tables: "_Tables"
@@ -263,7 +288,7 @@ class ImageMaker:
             raise InvalidReference(repository.title, "referrers are pushed to registries only")
         for item in made:
             tables = await self._tables(item.wanted.chunks, parts)
-            layers = [("base", tables.base), *tables.chunks.items()]
+            layers = [("base", tables.base), *tables.meant.items()]
             subject = item.composed.manifest_descriptor
             documents = {
                 SPDX_MEDIA_TYPE: spdx_document(item.wanted.name, subject, layers),
@@ -275,7 +300,7 @@ class ImageMaker:
 
     async def _top(self, image: Wanted, tables: "_Tables") -> Sequence[Addition]:
         """A layer of the files that had to be merged, if any. Raises FilesConflict."""
-        stack = [(name, tables.chunks[name]) for name in image.chunks]
+        stack = tables.stack(image.chunks)
         allowed = self._project.options.allowed_conflicts
         conflicts = [
             *await asyncio.to_thread(find_conflicts, stack, allowed),
@@ -283,7 +308,7 @@ class ImageMaker:
         ]
         if conflicts:
             raise FilesConflict(image.name, [str(conflict) for conflict in conflicts])
-        files = await asyncio.to_thread(merged_files, tables.base, stack)
+        files = await asyncio.to_thread(merged_files, tables.base, stack, tables.chunks)
         if not files:
             return ()
         self._say(f"{image.name}: merged {', '.join(f'/{path}' for path in files)}")
@@ -304,11 +329,18 @@ class ImageMaker:
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """Tables of contents; ``scope`` remembers what it finds in them."""
+    """Tables of contents; ``scope`` remembers what it finds in them.
+
+    ``chunks`` are as stored, ``meant`` as if they had been built on this base.
+    """
 
     base: Contents
     chunks: Mapping[str, Contents]
+    meant: Mapping[str, Contents]
     scope: TestScope = field(compare=False)
+
+    def stack(self, names: Sequence[str]) -> Sequence[tuple[str, Contents]]:
+        return [(name, self.meant[name]) for name in names]
 
 
 def raise_failures(results: Sequence[TestResult]) -> None:

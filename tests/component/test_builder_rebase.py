@@ -1,6 +1,7 @@
 """Moving images onto a new base without building."""
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,36 @@ async def test_a_base_bump_that_breaks_the_tests_builds(tmp_path: Path, lapstrak
     )
     done = lapstrake("build", project, "--to", f"oci:{images}", "--rebase", "--json")
     assert done.actions == {"base": "build", "a": "build", "b": "rebase"}
+
+
+def test_users_that_a_new_base_adds_are_known_beside_those_of_a_moved_chunk(
+    tmp_path: Path, lapstrake: Lapstrake
+):
+    old = "root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000:me:/tmp:/bin/sh\n"
+    files = {"chunks/a/Dockerfile": f"{CHUNK}RUN echo a:x:2000:2000:a:/:/bin/sh >> /etc/passwd\n"}
+    project, images = write_project(tmp_path / "p", {**files, "base/passwd": old}), tmp_path / "images"
+    assert lapstrake("build", project, "--to", f"oci:{images}").status == 0
+    for at in (1, 2):  # moved once, and once more
+        lines = [f"new{n}:x:{3000 + n}:1:n:/:/bin/sh" for n in range(at)]
+        passwd = old.replace("1000:me", f"1{at}00:me") + "".join(f"{line}\n" for line in lines)
+        write_project(project, {**files, "base/passwd": passwd})
+        moved = lapstrake("build", project, "--to", f"oci:{images}", "--rebase", "--json")
+        assert moved.actions == {"base": "build", "a": "rebase", "b": "rebase"}
+        tar, elsewhere = tmp_path / "one.tar", f"oci:{tmp_path / f'elsewhere{at}'}"
+        again = lapstrake(
+            "combine", project, "--to", elsewhere, "--reuse-from", f"oci:{images}", "--all", "--json"
+        )  # fmt: skip
+        for image in (moved, again):
+            assert {one["name"]: one["layers"] for one in image.document["combinations"]} == {
+                "one": 3, "both": 4
+            }  # fmt: skip
+        for repository in (f"oci:{images}", elsewhere):
+            done = lapstrake("export", f"{repository}:one", "--format", "rootfs-tar", "-o", tar)
+            assert done.status == 0, done.stderr
+            with tarfile.open(tar) as archive:
+                source = archive.extractfile("etc/passwd")
+                assert source is not None
+                assert source.read().decode() == f"{passwd}a:x:2000:2000:a:/:/bin/sh\n"
 
 
 async def test_one_image_moves_and_says_on_which_base_it_is(tmp_path: Path, lapstrake: Lapstrake):
