@@ -15,17 +15,16 @@ from ocikit.image_config import ImageConfig
 from ocikit.repository import Image
 
 
-def rebase_image(
-    image: Image, old_base: ImageConfig, new_base: Image, names: tuple[str, str]
-) -> ComposedImage:
+def rebase_image(image: Image, old_base: Image, new_base: Image, names: tuple[str, str]) -> ComposedImage:
     """``image``, which begins with ``old_base``'s layers, on ``new_base``.
 
     ``names`` are the image's and the new base's. Raises NotBuiltFromBase and InvalidManifest.
     """
-    addition = strip_base(image.manifest, image.config, old_base, (names[0], "its recorded base"))
-    rebased = rebased_config(image.config, old_base, new_base.config)
+    addition = strip_base(image.manifest, image.config, old_base.config, (names[0], "its recorded base"))
+    rebased = rebased_config(image.config, old_base.config, new_base.config)
+    inherited = old_base.manifest.annotations.items()
     annotations = {
-        **image.manifest.annotations,
+        **dict(item for item in image.manifest.annotations.items() if item not in inherited),
         BASE_NAME: names[1],
         BASE_DIGEST: str(new_base.descriptor.digest),
     }

@@ -58,7 +58,7 @@ async def _moved(source: Place, onto: Place, target: Repository, platform: Platf
         raise InvalidManifest("does not say on which base it was built", source.title)
     old = await _old_base(Digest.parse(recorded), source, onto)
     new = await _new_base(onto, image, platform)
-    composed = rebase_image(image, old.config, new, (source.title, str(onto.reference)))
+    composed = rebase_image(image, old, new, (source.title, str(onto.reference)))
     from_base = {layer.digest for layer in new.manifest.layers}
     for layer in composed.layers:
         origin = onto.repository if layer.digest in from_base else source.repository

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.chunk_images import INPUT_HASH
 from ocikit.combine import BASE_DIGEST
 from ocikit.layout import LayoutRepository
 from ocikit.repository import load_image
@@ -100,6 +101,7 @@ async def test_one_image_moves_and_says_on_which_base_it_is(tmp_path: Path, laps
     assert moved.document["built"] == 0
     image = await load_image(repository, "moved")
     assert image.manifest.annotations[BASE_DIGEST] == (await repository.resolve(base)).digest
+    assert image.manifest.annotations[INPUT_HASH] == base.removeprefix("base--")
     assert len(image.manifest.layers) == 3
     third = tmp_path / "third"
     assert lapstrake(
