@@ -66,7 +66,7 @@ def _explain(inputs: Inputs, earlier: Collection[Inputs]) -> str:
         return "new"
     more = len(changes) - _SHOWN_DIFFERENCES
     shown = list(changes[:_SHOWN_DIFFERENCES]) + ([f"and {more} more"] if more > 0 else [])
-    return "; ".join(shown) or "its image is gone"
+    return "; ".join(shown) or "there under another hash only"
 
 
 def layer_order(order: str, combinations: Mapping[str, Sequence[str]], *, chosen: str) -> Sequence[str]:

@@ -19,10 +19,14 @@ class Miss(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LayerDifference:
-    """A layer of the second image that the first does not have as it is."""
+    """A layer of the second image that the first does not have as it is.
+
+    ``before`` is one of the same chunk in the first, where the chunk's inputs changed.
+    """
 
     layer: LayerUse
     reason: Miss
+    before: LayerUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +42,16 @@ def diff(first: ImageUse, second: ImageUse) -> ImageDifference:
     have = {layer.digest for layer in first.layers}
     fresh = {layer.digest: layer.size_bytes for layer in second.layers if layer.digest not in have}
     misses = [
-        LayerDifference(layer, reason)
+        LayerDifference(layer, reason, _same_chunk(first.layers, layer) if reason is Miss.CHANGED else None)
         for layer in second.layers
         if (reason := _miss(first.layers, layer)) is not None
     ]
     cold = {layer.digest: layer.size_bytes for layer in second.layers}
     return ImageDifference(sum(cold.values()), sum(fresh.values()), tuple(misses))
+
+
+def _same_chunk(others: Sequence[LayerUse], layer: LayerUse) -> LayerUse | None:
+    return next((other for other in others if layer.chunk and other.chunk == layer.chunk), None)
 
 
 def _miss(others: Sequence[LayerUse], layer: LayerUse) -> Miss | None:
@@ -53,7 +61,7 @@ def _miss(others: Sequence[LayerUse], layer: LayerUse) -> Miss | None:
         return Miss.REORDERED
     if any(other.diff_id == layer.diff_id for other in others):
         return Miss.RECOMPRESSED
-    same_chunk = [other for other in others if layer.chunk and other.chunk == layer.chunk]
-    if any(layer.input_hash and other.input_hash == layer.input_hash for other in same_chunk):
-        return Miss.NONDETERMINISTIC
-    return Miss.CHANGED if same_chunk else Miss.NEW
+    same_chunk = _same_chunk(others, layer)
+    if same_chunk is None:
+        return Miss.NEW
+    return Miss.NONDETERMINISTIC if same_chunk.input_hash == layer.input_hash != "" else Miss.CHANGED

@@ -14,6 +14,7 @@ from servicekit.units import format_size
 
 if TYPE_CHECKING:
     from builder.reuse import ImageUse, ReuseReport
+    from builder.reuse_diff import ImageDifference
     from ocikit.descriptor import Platform
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -93,32 +94,51 @@ def report_command(
 @_JSON
 def diff_command(first: str, second: str, platform: "Platform | None", as_json: bool) -> None:
     """What pulling B costs on a node that has A, and why layers are not shared."""
-    from builder.reuse_diff import diff
+    from builder.reuse_diff import Miss
 
     output = Output(as_json=as_json)
-    loaded = run(_load([[first], [second]], platform))
-    for ref, images in zip((first, second), loaded, strict=True):
-        if len(images) != 1:
-            raise click.UsageError(f"{ref} is a repository of {len(images)} images; name one, {ref}:TAG")
-    found = diff(loaded[0][0], loaded[1][0])
+    found, changes = run(_difference(first, second, platform))
     misses = [
         {
             "chunk": miss.layer.chunk,
             "digest": miss.layer.digest,
             "bytes": miss.layer.size_bytes,
             "reason": miss.reason.name.lower(),
+            "changes": list(changed),
         }
-        for miss in found.misses
+        for miss, changed in zip(found.misses, changes, strict=True)
     ]
     rows = [
-        (miss.layer.chunk or "-", miss.layer.digest.short, format_size(miss.layer.size_bytes), miss.reason)
-        for miss in found.misses
+        (
+            miss.layer.chunk or "-",
+            miss.layer.digest.short,
+            format_size(miss.layer.size_bytes),
+            f"changed: {'; '.join(changed)}" if miss.reason is Miss.CHANGED and changed else miss.reason,
+        )
+        for miss, changed in zip(found.misses, changes, strict=True)
     ]
     title = f"{format_size(found.warm_bytes)} to pull with A there, {format_size(found.cold_bytes)} without"
     output.result(
         {"cold_bytes": found.cold_bytes, "warm_bytes": found.warm_bytes, "misses": misses},
         table(("chunk", "layer", "size", "why it is not shared"), rows, title=title),
     )
+
+
+async def _difference(
+    first: str, second: str, platform: "Platform | None"
+) -> "tuple[ImageDifference, Sequence[Sequence[str]]]":
+    from builder.reuse_diff import diff
+    from builder.reuse_loading import changed_inputs, load_images
+    from ocikit.opening import repositories
+
+    async with repositories() as opener:
+        loaded = [await load_images(opener, [ref], platform) for ref in (first, second)]
+        for ref, images in zip((first, second), loaded, strict=True):
+            if len(images) != 1:
+                raise click.UsageError(f"{ref} is a repository of {len(images)} images; name one, {ref}:TAG")
+        (one,), (other,) = loaded
+        found = diff(one, other)
+        return found, await changed_inputs(opener, one, other, found.misses)
 
 
 def _fields(found: "ReuseReport") -> Mapping[str, Any]:

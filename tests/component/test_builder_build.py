@@ -58,6 +58,25 @@ async def test_builds_once_reuses_and_combines_by_manifest_only(tmp_path: Path, 
     assert f"a--{shown['a']}--chunked" in await repository.tags()
 
 
+def test_the_difference_of_two_images_names_the_inputs_that_changed(tmp_path: Path, lapstrake: Lapstrake):
+    project, to = write_project(tmp_path / "p"), f"oci:{tmp_path / 'images'}"
+    assert lapstrake("build", project, "--to", to).status == 0
+    old = f"oci:{tmp_path / 'old'}"
+    assert lapstrake("combine", project, "--to", old, "--reuse-from", to, "--all").status == 0
+    write_project(project, {"chunks/b/b": "new\n"})
+    assert lapstrake("build", project, "--to", to).status == 0
+    found = lapstrake("reuse", "diff", f"{old}:both", f"{to}:both", "--json").document
+    assert [(miss["chunk"], miss["reason"], miss["changes"]) for miss in found["misses"]] == [
+        ("b", "changed", ["source /b changed"]),
+        ("a", "reordered", []),
+    ]
+    shown = lapstrake("reuse", "diff", f"{old}:both", f"{to}:both").stdout
+    assert "changed: source /b changed" in shown
+    whole = lapstrake("reuse", "diff", to, f"{to}:both")
+    assert whole.status == 2
+    assert "is a repository of 2 images; name one" in whole.stderr
+
+
 async def test_layers_say_their_cid_when_asked_and_the_same_one_again(tmp_path: Path, lapstrake: Lapstrake):
     project, images = write_project(tmp_path / "p"), tmp_path / "images"
     built = lapstrake("build", project, "--to", f"oci:{images}", "--annotate-cid", "--no-test", "--json")
