@@ -38,7 +38,7 @@ from ocikit.combine import combine
 from ocikit.compose import Addition, ComposedImage
 from ocikit.digest import Digest
 from ocikit.distribution.repository import RegistryRepository
-from ocikit.errors import InvalidInput, InvalidReference, ManifestNotFound
+from ocikit.errors import InvalidInput, InvalidManifest, InvalidReference, ManifestNotFound
 from ocikit.repository import Image, as_image, load_image
 from servicekit.threads import in_thread
 
@@ -203,22 +203,28 @@ class ImageMaker:
         return as_image(combine(base, self._base_name, [chunk], self._project.env_actions).image)
 
     async def make(self, wanted: Sequence[Wanted], parts: Parts) -> Sequence[TriedImage]:
-        """Composes and tests each image. Raises FilesConflict before any is tested."""
+        """Composes and tests each image. Raises FilesConflict and InvalidManifest before any is tested."""
         tables = await self._tables(sorted({name for image in wanted for name in image.chunks}), parts)
         tops = await each(wanted, lambda image: self._top(image, tables), jobs=self._jobs)
         on_top = {image.name: top for image, top in zip(wanted, tops, strict=True)}
 
-        async def one(image: Wanted) -> TriedImage:
-            stack = [parts.chunks[name] for name in image.chunks]
-            said = {ORDER: image.ordered_by} if image.ordered_by else {}
-            actions = self._project.env_actions
-            combined = combine(parts.base, self._base_name, stack, actions, on_top[image.name], said)
-            for note in combined.notes:
-                self._say(f"{image.name}: {note}")
-            composed = combined.image if self._cids is None else await self._cids.annotated(combined.image)
-            return TriedImage(image, composed, await self._test_image(image, composed, parts, tables))
+        composed = [await self._compose(image, parts, on_top[image.name]) for image in wanted]
 
-        return await each(wanted, one, jobs=max(self._jobs, 4))
+        async def test(made: tuple[Wanted, ComposedImage]) -> TriedImage:
+            return TriedImage(*made, await self._test_image(*made, parts, tables))
+
+        return await each(list(zip(wanted, composed, strict=True)), test, jobs=max(self._jobs, 4))
+
+    async def _compose(self, image: Wanted, parts: Parts, on_top: Sequence[Addition]) -> ComposedImage:
+        stack = [parts.chunks[name] for name in image.chunks]
+        said = {ORDER: image.ordered_by} if image.ordered_by else {}
+        try:
+            combined = combine(parts.base, self._base_name, stack, self._project.env_actions, on_top, said)
+        except InvalidManifest as error:
+            raise InvalidManifest(error.reason, f"image {image.name}") from error
+        for note in combined.notes:
+            self._say(f"{image.name}: {note}")
+        return combined.image if self._cids is None else await self._cids.annotated(combined.image)
 
     async def shared_files(
         self, wanted: Sequence[Wanted], parts: Parts

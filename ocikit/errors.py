@@ -60,6 +60,7 @@ class InvalidReference(InvalidInput):
 class InvalidManifest(InvalidInput):
     def __init__(self, reason: str, subject: str = "manifest") -> None:
         super().__init__(f"invalid {subject}: {reason}")
+        self.reason = reason
 
 
 class InvalidConfig(InvalidInput):

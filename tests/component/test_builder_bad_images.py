@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from builder.app import workbenches
+from builder.build import BuildOptions, Reporter
+from builder.images import wanted_images
+from builder.settings import BuilderSettings
 from ocikit import media_types
 from ocikit.combine import BASE_DIGEST
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
+from ocikit.errors import InvalidManifest
 from ocikit.layout import LayoutRepository
 from ocikit.manifest import Manifest, RawManifest
-from tests.support.builder_project import Lapstrake
+from ocikit.reference import RepositoryName
+from tests.support.builder_project import CHUNK, Lapstrake, write_project
+from tests.support.dazzle_shape import TarEngine
 from tests.support.images import MadeLayer, image_documents, made_layer, push_image
 
 
@@ -57,6 +64,23 @@ async def test_a_layer_that_is_none_is_named(
     assert re.search(rf"layer \w+ cannot be used: {expected}", errors[0])
     assert "Traceback" not in done.stderr
     assert list(target.parent.iterdir()) == []
+
+
+async def test_a_combination_of_too_many_chunks_is_named(tmp_path: Path):
+    names = [f"c{at}" for at in range(127)]
+    files = {f"chunks/{name}/Dockerfile": CHUNK for name in names}
+    combiner = f"combiner:\n  combinations:\n    - {{name: tall, chunks: [{', '.join(names)}]}}\n"
+    project = write_project(tmp_path / "p", files, combiner=combiner)
+    to = RepositoryName.parse(f"oci:{tmp_path / 'images'}")
+    settings = BuilderSettings(state_dir=tmp_path / "state", jobs=2)
+    async with workbenches(project, to, settings, Reporter(lambda _: None, lambda *_: None)) as (bench,):
+        builder = bench.builder(TarEngine(), BuildOptions(2, 0))
+        base = await builder.base()
+        await builder.chunks(names, base.image)
+        maker = bench.image_maker(None)
+        parts = await maker.load(names)
+        with pytest.raises(InvalidManifest, match=r"^invalid image tall: 128 layers; "):
+            await maker.make(wanted_images(bench.project, ["tall"]), parts)
 
 
 async def test_more_layers_than_runtimes_stack_are_refused_and_get_no_name(
