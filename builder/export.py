@@ -36,6 +36,8 @@ _UUID = "6c617073-7472-616b-6520-000000000001"
 """A file system's identity, fixed: it is the content that tells images apart."""
 _EXT4_BLOCK = 4096
 _EXT4_INODE = 256
+_EXT4_ROOT, _EXT4_FIRST = 2, 11
+"""Inodes: of the root directory, and the first that is not reserved, of lost+found."""
 
 
 class ExportFormat(enum.StrEnum):
@@ -192,7 +194,7 @@ async def _make_ext4(root: Path, target: Path, scratch: Path) -> None:
     )
     await _run("mke2fs", "e2fsprogs", script, target, root)
     commands = scratch / "debugfs"
-    await in_thread(_write_time_commands, root, commands)
+    await in_thread(_write_time_commands, entries, commands)
     await _run(
         "debugfs", "e2fsprogs", 'E2FSPROGS_FAKE_TIME=1 debugfs -w -f "$2" "$1" > /dev/null', target, commands
     )
@@ -217,19 +219,15 @@ def _allocate(target: Path, size: int) -> None:
         file.truncate(size)
 
 
-def _write_time_commands(root: Path, commands: Path) -> None:
-    lines: list[str] = []
-    paths = [""] + [
-        str(Path(directory, name).relative_to(root))
-        for directory, names, files in os.walk(root)
-        for name in (*names, *files)
-    ]
-    for path in sorted(paths):
-        quoted = '"/' + path.replace('"', '""') + '"'
+def _write_time_commands(entries: int, commands: Path) -> None:
+    """By number: a name could hold a line break, and behind it another command."""
+    lines = [
+        f"set_inode_field <{inode}> {field} {value}"
+        for inode in (_EXT4_ROOT, *range(_EXT4_FIRST, _EXT4_FIRST + entries))
         for field, value in (("ctime", "@0"), ("ctime_extra", "0"), ("atime", "@0"), ("atime_extra", "0"),
-                             ("crtime", "@0"), ("crtime_extra", "0"), ("mtime_extra", "0")):  # fmt: skip
-            lines.append(f"set_inode_field {quoted} {field} {value}")
-    commands.write_text("\n".join([*lines, ""]), errors="surrogateescape")
+                             ("crtime", "@0"), ("crtime_extra", "0"), ("mtime_extra", "0"))
+    ]  # fmt: skip
+    commands.write_text("\n".join([*lines, ""]))
 
 
 async def _run(program: str, package: str, script: str, target: Path, source: Path) -> None:

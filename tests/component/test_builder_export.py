@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ocikit.layout import LayoutRepository
 from tests.support.builder_project import CHUNK, Lapstrake, write_project
 from tests.support.containerd import Containerd
+from tests.support.images import made_layer, push_image
 
 pytestmark = [
     pytest.mark.component("buildah"),
@@ -26,6 +28,20 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lapstrake, str]:
     reference = f"oci:{directory / 'images'}"
     assert lapstrake("build", project, "--to", reference, "--no-test").status == 0
     return lapstrake, f"{reference}:both"
+
+
+@pytest.mark.component("e2fsprogs")
+async def test_no_name_of_a_file_is_a_command_to_the_tools(tmp_path: Path):
+    images, out = LayoutRepository(tmp_path / "images", create=True), tmp_path / "out.ext4"
+    victim = tmp_path / "victim"
+    hostile = f'x"\ndump /secret {victim}\nx'
+    layer = made_layer({"secret": b"1", hostile.replace("//", "/"): b"2", f"d/\ndump /secret {victim}": b"3"})
+    await push_image(images, "hostile", [layer])
+    to = (f"oci:{tmp_path / 'images'}:hostile", "--format", "ext4", "-o", out)
+    done = Lapstrake(tmp_path / "state")("export", *to)
+    assert done.status == 0, done.stderr
+    assert not victim.exists()
+    subprocess.run(["e2fsck", "-fn", out], check=True, capture_output=True)
 
 
 def exported(built: tuple[Lapstrake, str], kind: str, directory: Path) -> Path:
