@@ -36,9 +36,12 @@ class ContextEntry:
 
 
 def ignore_lines(chunk: Chunk) -> Sequence[str]:
-    """.dockerignore, then what describes the build and is never part of it."""
+    """.dockerignore, then what describes the build and is never part of it. Raises ProjectInvalid."""
     path = chunk.directory / IGNORE_FILE
-    own = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        own = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except (UnicodeDecodeError, OSError) as error:
+        raise ProjectInvalid([f"{path}: {getattr(error, 'strerror', None) or 'is not UTF-8'}"]) from error
     return [*own, IGNORE_FILE, *chunk.control_files]
 
 

@@ -98,6 +98,12 @@ def test_a_pattern_is_anchored_at_the_context_as_docker_has_it(root: Path):
     assert set(sources) == {"/dir", "/dir/deep", "/link", "/run.sh"}
 
 
+def test_a_list_of_ignored_files_that_is_no_text_is_named(root: Path):
+    (root / "chunks/a/.dockerignore").write_bytes(b"\xff\n")
+    with pytest.raises(ProjectInvalid, match=r"chunks/a/.dockerignore: is not UTF-8"):
+        project_inputs(load_project(root), AMD64)
+
+
 def test_a_directory_counts_for_which_an_exception_from_what_is_ignored_is_made(root: Path):
     (root / "chunks/a/kept").mkdir()
     for name in ("kept/x", "kept/y", ".dockerignore"):
