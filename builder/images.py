@@ -185,7 +185,7 @@ class ImageMaker:
         tested = [name for name in parts.chunks if self._project.chunk(name).tests]
 
         async def test(name: str) -> Sequence[TestResult]:
-            image = self._alone(parts.chunks[name], parts.base)
+            image = await self._alone(parts.chunks[name], parts.base)
             return await self._run(image, cases_of(name, {name: self._project.chunk(name).tests}))
 
         results += [result for part in await each(tested, test, jobs=self._jobs) for result in part]
@@ -195,12 +195,17 @@ class ImageMaker:
     async def passes(self, chunk: StoredChunk, base: Image) -> bool:
         """The gate of a rebase: whether the chunk's tests pass on ``base``; True without any."""
         tests = self._project.chunk(chunk.name).tests
-        results = await self._run(self._alone(chunk, base), cases_of(chunk.name, {chunk.name: tests}))
+        results = await self._run(await self._alone(chunk, base), cases_of(chunk.name, {chunk.name: tests}))
         return all(result.is_passed or result.case.test.skip for result in results)
 
-    def _alone(self, chunk: StoredChunk, base: Image) -> Image:
-        """Base + chunk, as an image."""
-        return as_image(combine(base, self._base_name, [chunk], self._project.env_actions).image)
+    async def _alone(self, chunk: StoredChunk, base: Image) -> Image:
+        """Base + chunk, as an image; of a moved chunk with its merged files."""
+        on_top: Sequence[Addition] = ()
+        if chunk.is_moved:
+            tables = await self._tables([chunk.name], Parts(base, {chunk.name: chunk}))
+            on_top = await self._top(Wanted(chunk.name, (chunk.name,)), tables)
+        actions = self._project.env_actions
+        return as_image(combine(base, self._base_name, [chunk], actions, on_top).image)
 
     async def make(self, wanted: Sequence[Wanted], parts: Parts) -> Sequence[TriedImage]:
         """Composes and tests each image. Raises FilesConflict and InvalidManifest before any is tested."""
@@ -275,7 +280,7 @@ class ImageMaker:
             cases = cases_of(wanted.name, {name: self._project.chunk(name).tests})
             if not cases:
                 continue
-            alone = self._alone(parts.chunks[name], parts.base)
+            alone = await self._alone(parts.chunks[name], parts.base)
             others = [tables.chunks[other] for other in wanted.chunks if other != name]
             if not self._everywhere and await in_thread(
                 tables.scope.is_undisturbed, tables.chunks[name], others, alone.config, image.config

@@ -50,6 +50,8 @@ def _lines(layers: Sequence[Path], name: str) -> Sequence[str]:
     """Of the topmost layer that has the file; a link or a whiteout means there is none to read."""
     for layer in reversed(layers):
         path = layer / "etc" / name
+        if path.parent.is_symlink():
+            return ()
         try:
             status = path.lstat()
         except (FileNotFoundError, NotADirectoryError):

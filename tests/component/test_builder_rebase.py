@@ -66,7 +66,10 @@ def test_users_that_a_new_base_adds_are_known_beside_those_of_a_moved_chunk(
     for at in (1, 2):  # moved once, and once more
         lines = [f"new{n}:x:{3000 + n}:1:n:/:/bin/sh" for n in range(at)]
         passwd = old.replace("1000:me", f"1{at}00:me") + "".join(f"{line}\n" for line in lines)
-        write_project(project, {**files, "base/passwd": passwd})
+        tests = (
+            f"- desc: known\n  command: [id, -u, new{at - 1}]\n  assert: ['stdout == \"{2999 + at}\\n\"']\n"
+        )
+        write_project(project, {**files, "base/passwd": passwd, "tests/a.yaml": tests})
         moved = lapstrake("build", project, "--to", f"oci:{images}", "--rebase", "--json")
         assert moved.actions == {"base": "build", "a": "rebase", "b": "rebase"}
         tar, elsewhere = tmp_path / "one.tar", f"oci:{tmp_path / f'elsewhere{at}'}"
