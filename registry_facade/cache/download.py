@@ -19,7 +19,7 @@ from ocikit.digest import Digest
 from ocikit.errors import DigestMismatch, IntegrityError, OciError, SizeMismatch, SourceUnavailable
 from ocikit.ranges import ByteRange
 from registry_facade.cache.growing import GrowingBlob
-from registry_facade.cache.planning import STREAM_BYTES, Demand, Fetch, idle_fetch, next_fetch
+from registry_facade.cache.planning import Demand, Fetch, first_fetch, idle_fetch, next_fetch
 from registry_facade.cache.write_behind import WriteBehind
 from registry_facade.errors import CacheUnusable, PullFailed
 from registry_facade.sources.chain import Origin, Selection
@@ -166,7 +166,7 @@ class Download:
         if first_at >= (self.expected_size or 0):
             first_at = 0  # an offset may lie beyond an unknown end
         while self._blob is None:
-            fetch = Fetch(first_at, self.expected_size or (1 << 62))
+            fetch = first_fetch(first_at, self.expected_size, self.selection.streams)
             self._start(fetch)
             while self._fetches and self._blob is None:
                 await self._turn()
@@ -262,8 +262,8 @@ class Download:
         origin = answer.origin
         blob = await self._blob_of(answer.content_range.size, origin)
         fetch.stop = min(fetch.stop, blob.size)
-        if origin.streams > 1 and fetch.stop - fetch.at > 2 * STREAM_BYTES:
-            fetch.stop = fetch.at + STREAM_BYTES
+        if origin.streams > 1:  # the size may be news
+            fetch.stop = min(fetch.stop, first_fetch(fetch.at, fetch.stop, origin.streams).stop)
         self._wake.set()
         async with WriteBehind(blob, fetch, origin.source.name, trusted=origin.trusted) as writer:
             await self._pump(answer, writer, fetch)

@@ -11,6 +11,7 @@ MIN_FETCH_BYTES = 1 << 20
 """Smaller demands are rounded up to this, so that lazy pullers do not make a request per page."""
 STREAM_BYTES = 8 << 20
 """What one of several parallel requests to the same source gets to fetch."""
+_NO_END = 1 << 62
 
 
 @dataclasses.dataclass(slots=True)
@@ -27,6 +28,17 @@ class Demand:
 
     at: int
     stop: int
+
+
+def first_fetch(at: int, size: int | None, streams: int) -> Fetch:
+    """Where ``streams`` share a large blob, its first request asks for no more than the others do.
+
+    Neither the source nor one that is asked beside it begins with bytes that another request brings.
+    """
+    if size is None:
+        return Fetch(at, _NO_END)
+    is_shared = streams > 1 and size - at > 2 * STREAM_BYTES
+    return Fetch(at, at + STREAM_BYTES if is_shared else size)
 
 
 def next_fetch(

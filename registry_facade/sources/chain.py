@@ -46,6 +46,7 @@ class Selection:
         self._errors: list[OciError | None] = [None] * len(origins)
         self._out = [False] * len(origins)
         self._slow = [False] * len(origins)
+        self._has_given = [False] * len(origins)
         self._has_progressed = False
 
     def next(self) -> Origin:
@@ -110,9 +111,14 @@ class Selection:
             if origin.source.name == name:
                 self._errors[index], self._out[index] = error, True
 
+    def has_given(self, origin: Origin) -> bool:
+        """Whether it is known to have this blob: to make one wait is then no reason to ask another too."""
+        return self._has_given[self._origins.index(origin)]
+
     def progressed(self, origin: Origin) -> None:
         """Bytes came from ``origin``."""
-        self._failures[self._origins.index(origin)] = 0
+        index = self._origins.index(origin)
+        self._failures[index], self._has_given[index] = 0, True
         self._has_progressed = True
 
     @property

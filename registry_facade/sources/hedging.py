@@ -104,20 +104,28 @@ class Hedge:
         attempts = [_Attempt(origin, digest, wanted, pace)]
         winner: _Attempt | None = None
         try:
-            farther = selection.behind(origin) if is_urgent else None
+            is_doubtful = is_urgent and not selection.has_given(origin)
+            farther = selection.behind(origin) if is_doubtful else None
             if farther is not None and not await self._in_time(attempts[0]):
                 attempts.append(_Attempt(farther, digest, wanted, self.paces.of(farther.source.name)))
             winner = await _first(attempts, failed)
             if winner is not None and farther is not None and len(attempts) > 1:
                 self._metrics.hedges.labels(origin.source.name, winner.origin.source.name).inc()
+            self._dismiss([attempt for attempt in attempts if attempt is not winner], digest, failed)
+            attempts = [winner] if winner is not None else []
             yield winner.answer.result() if winner is not None else None
         finally:
-            for attempt in attempts:
-                if attempt is winner or attempt.origin.trusted or attempt.answer.done():
-                    await attempt.end()
-                else:
-                    verdict = attempt.conclude(failed)
-                    _ = self._background.start(verdict, name=f"verdict {digest.short}")
+            if winner is not None:
+                await winner.end()
+            else:
+                self._dismiss(attempts, digest, failed)
+
+    def _dismiss(self, attempts: Sequence[_Attempt], digest: Digest, failed: Failed) -> None:
+        """At once, so that what a near source says while another serves is heard too."""
+        for attempt in attempts:
+            is_over = attempt.origin.trusted or attempt.answer.done()
+            verdict = attempt.end() if is_over else attempt.conclude(failed)
+            _ = self._background.start(verdict, name=f"verdict {digest.short}")
 
     async def _in_time(self, attempt: _Attempt) -> bool:
         """Whether it answers, or fails, before it has been waited for long enough."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from servicekit.clock import Clock, SystemClock
 
 _KEPT = 32
-_UNKNOWN_S = 0.3
+_UNKNOWN_S = 0.5
 _LEAST_S, _MOST_S = 0.05, 1.0
 _WINDOW_S = 4.0
 """Of busy time; older bytes count half, and half again."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from ocikit.testing.stores import MemoryBlobStore
 from registry_facade.breaker import Breaker, Guarded
 from registry_facade.cache.catalog import Catalog
 from registry_facade.cache.claims import Claims
+from registry_facade.cache.planning import STREAM_BYTES
 from registry_facade.cache.storage import Storage
 from registry_facade.metrics import FacadeMetrics
 from registry_facade.open_blob import read_parts
@@ -111,8 +112,9 @@ async def test_a_near_source_that_never_answers_costs_its_usual_time_only(tmp_pa
         assert count(metrics, "facade_received_bytes", source="ipfs") == 0
 
 
-async def test_the_near_source_s_own_verdict_is_still_heard(tmp_path, upstream):
-    served = asyncio.Event()
+@pytest.mark.parametrize("when", ["while the other gives", "afterwards"])
+async def test_the_near_source_s_own_verdict_is_still_heard(tmp_path, upstream, when):
+    may_speak, spoke = asyncio.Event(), asyncio.Event()
 
     class Late(Near):
         @contextlib.asynccontextmanager
@@ -120,14 +122,33 @@ async def test_the_near_source_s_own_verdict_is_still_heard(tmp_path, upstream):
             self, digest: Digest, byte_range: ByteRange | None = None
         ) -> AsyncIterator[BlobReader]:
             self.asked.append(byte_range)
-            await served.wait()
+            await may_speak.wait()
+            spoke.set()
             raise SourceUnavailable("ipfs", f"nobody is there with {digest}")
             yield
 
+    class Giving(_Slowly):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for data in super().__aiter__():
+                yield data
+                if when == "while the other gives":
+                    may_speak.set()
+                    await spoke.wait()
+
+    class Other(Near):
+        name = upstream.name
+
+        @contextlib.asynccontextmanager
+        async def open(
+            self, digest: Digest, byte_range: ByteRange | None = None
+        ) -> AsyncIterator[BlobReader]:
+            async with self.inner.open(digest, byte_range) as reader:
+                yield Giving(reader, self.rate_bytes_s)
+
     async with cache(tmp_path) as (through, metrics):
         near = Origin(Late(upstream), trusted=False, hedged=True)
-        assert await pulled(through, near, Origin(upstream)) == DATA
-        served.set()
+        assert await pulled(through, near, Origin(Other(upstream))) == DATA
+        may_speak.set()
     assert count(metrics, "facade_source_failures", source="ipfs") == 1
 
 
@@ -172,6 +193,44 @@ async def test_a_large_blob_is_read_in_several_ranges_at_a_time_each_byte_once(t
     assert len(DATA) <= received < len(DATA) + (1 << 20)
 
 
+class Waiting(Near):
+    """Lets the requests that ``is_late`` names wait longer than anybody's patience."""
+
+    def __init__(self, inner: BlobSource, is_late: Callable[[int], bool]) -> None:
+        super().__init__(inner)
+        self.is_late = is_late
+
+    @contextlib.asynccontextmanager
+    async def open(self, digest: Digest, byte_range: ByteRange | None = None) -> AsyncIterator[BlobReader]:
+        self.asked.append(byte_range)
+        if self.is_late(len(self.asked)):
+            await asyncio.sleep(1.5)
+        async with self.inner.open(digest, byte_range) as reader:
+            yield reader
+
+
+async def test_who_is_asked_beside_a_near_source_brings_one_range_and_the_near_one_the_rest(
+    tmp_path, upstream
+):
+    late_once = Waiting(upstream, lambda number: number == 1)
+    async with cache(tmp_path) as (through, metrics):
+        near = Origin(late_once, trusted=False, hedged=True, streams=3)
+        assert await pulled(through, near, Origin(upstream)) == DATA
+        assert count(metrics, "facade_hedges", source="ipfs", served_by=upstream.name) == 1
+        assert count(metrics, "facade_received_bytes", source=upstream.name) == STREAM_BYTES
+        assert count(metrics, "facade_received_bytes", source="ipfs") == len(DATA) - STREAM_BYTES
+
+
+async def test_a_near_source_that_has_begun_to_give_may_make_its_later_ranges_wait(tmp_path, upstream):
+    asked = FaultySource(upstream, [])
+    late_later = Waiting(upstream, lambda number: number > 1)
+    async with cache(tmp_path) as (through, metrics):
+        near = Origin(late_later, trusted=False, hedged=True, streams=3)
+        assert await pulled(through, near, Origin(asked)) == DATA
+        assert count(metrics, "facade_received_bytes", source="ipfs") == len(DATA)
+    assert asked.opened == 0
+
+
 async def test_a_source_that_fails_again_and_again_is_left_alone_for_a_while(upstream):
     clock = FakeClock()
     broken = FaultySource(upstream, [SourceUnavailable("x", "is down")] * (Breaker.THRESHOLD + 1))
@@ -201,7 +260,7 @@ async def test_absence_is_no_failure_of_a_source(upstream):
 
 def test_patience_is_learned_and_bounded():
     pace = Pace(FakeClock())
-    assert pace.patience_s == 0.3
+    assert pace.patience_s == 0.5
     for _ in range(32):
         pace.answered(0.1)
     assert pace.patience_s == 0.2

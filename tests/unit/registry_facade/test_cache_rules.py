@@ -20,6 +20,7 @@ from registry_facade.cache.planning import (
     STREAM_BYTES,
     Demand,
     Fetch,
+    first_fetch,
     idle_fetch,
     next_fetch,
 )
@@ -96,6 +97,23 @@ def test_parallel_fetches_bring_every_missing_byte_once(present: list[tuple[int,
             have.add(done.at, done.stop)
     assert have.covers(0, size)
     assert brought_bytes == missing_bytes
+
+
+@pytest.mark.parametrize(
+    ("at", "size", "streams", "stop"),
+    [
+        (0, 64 * MIB, 3, STREAM_BYTES),
+        (5, 64 * MIB, 3, 5 + STREAM_BYTES),
+        (0, 64 * MIB, 1, 64 * MIB),
+        (0, 2 * STREAM_BYTES, 3, 2 * STREAM_BYTES),
+        (50 * MIB, 64 * MIB, 3, 64 * MIB),
+    ],
+)
+def test_the_first_request_of_several_asks_for_no_more_than_the_others(
+    at: int, size: int, streams: int, stop: int
+) -> None:
+    assert first_fetch(at, size, streams) == Fetch(at, stop)
+    assert first_fetch(at, None, streams).stop > 1 << 60
 
 
 def test_demand_comes_before_the_fill() -> None:
