@@ -12,3 +12,5 @@ ipfs config --json Ipns.DelegatedPublishers '[]'
 ipfs config --json Routing '{"Type": "none", "DelegatedRouters": []}'
 ipfs config --json Discovery.MDNS.Enabled false
 ipfs config Datastore.StorageMax 80GB
+# Our blocks are of 1 MiB, and by default no more than 1 MiB is on its way to a node at a time.
+ipfs config --json Internal.Bitswap '{"MaxOutstandingBytesPerPeer": 8388608}'

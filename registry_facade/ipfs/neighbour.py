@@ -22,7 +22,8 @@ from registry_facade.sources.neighbours import Neighbour, Place
 from servicekit.tasks import BackgroundTasks
 
 STREAMS = 3
-"""Ranges of a large layer that are read at a time; see docs/ipfs.md for what it gains."""
+"""Ranges of a large layer that a gateway is asked for at a time. A node reads ahead by itself, and may lose
+a block where a range ends: docs/decisions/0024-chunks-of-1-mib.md."""
 _NEAR = frozenset({"ipfs", "gateway", "peer"})
 """Whoever downloaded from the upstream announces; a layer is not added again by all who got it from there."""
 
@@ -56,7 +57,7 @@ class IpfsNeighbour:
     def origin(self, place: Place | None) -> Origin:
         del place
         source = self.reader if self.exposure.is_known else _Unasked()
-        return Origin(Guarded(source, self.breaker), trusted=False, hedged=True, streams=STREAMS)
+        return Origin(Guarded(source, self.breaker), trusted=False, hedged=True)
 
     def stored(self, digest: Digest, source: str) -> None:
         if source not in _NEAR and self.exposure.is_known:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import secrets
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +14,8 @@ from typing import Any
 from tests.support.components import program, require
 from tests.support.links import Link
 from tests.support.processes import Process, free_port, logs
+
+_SETUP = Path(__file__).parents[2] / "k8s" / "base" / "kubo-setup.sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +92,18 @@ def kubo_node(root: Path, *, swarm_key: str, link: Link | None = None) -> Iterat
 
 
 def _private(settings: dict[str, Any], host: str, api: int, gateway: int, swarm: int) -> dict[str, Any]:
-    return {
-        **settings,
-        "Addresses": {
-            **settings["Addresses"],
-            "API": f"/ip4/{host}/tcp/{api}",
-            "Gateway": f"/ip4/{host}/tcp/{gateway}",
-            "Swarm": [f"/ip4/{host}/tcp/{swarm}"],
-        },
-        "AutoConf": {"Enabled": False},
-        "AutoTLS": {"Enabled": False},
-        "Bootstrap": [],
-        "Discovery": {"MDNS": {"Enabled": False}},
-        "DNS": {"Resolvers": {}},
-        "Ipns": {**settings.get("Ipns", {}), "DelegatedPublishers": []},
-        "Routing": {"Type": "none", "DelegatedRouters": []},
+    """As the manifests set up a node, at addresses of its own."""
+    for line in _SETUP.read_text().splitlines():
+        if line.startswith("ipfs config "):
+            *flags, key, value = shlex.split(line)[2:]
+            *path, last = key.split(".")
+            inner = settings
+            for name in path:
+                inner = inner.setdefault(name, {})
+            inner[last] = json.loads(value) if flags else value
+    settings["Addresses"] |= {
+        "API": f"/ip4/{host}/tcp/{api}",
+        "Gateway": f"/ip4/{host}/tcp/{gateway}",
+        "Swarm": [f"/ip4/{host}/tcp/{swarm}"],
     }
+    return settings
