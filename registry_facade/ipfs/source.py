@@ -22,6 +22,7 @@ from registry_facade.digest_index.base import DigestIndex
 from registry_facade.ipfs.content import Content, ContentReader, Refused, Silent
 from registry_facade.ipfs.kubo import NAME
 from registry_facade.ipfs.metrics import IpfsMetrics
+from registry_facade.sources.neighbours import as_promised
 from servicekit.clock import Clock, SystemClock
 
 SHUN_S = 300.0
@@ -139,15 +140,8 @@ class _Reader:
     content: Content
     name: str
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = self.content_range.length
-        async for data in self.content.pieces:
-            piece = data[:left]
-            left -= len(piece)
-            if piece:
-                yield piece
-        if left:
-            raise SourceUnavailable(self.name, f"it ended {left} bytes early")
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return as_promised(self.content.pieces, self.content_range.length, self.name)
 
 
 def _conforms(source: IpfsSource) -> BlobSource:

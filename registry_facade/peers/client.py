@@ -14,7 +14,7 @@ from ocikit.digest import Digest
 from ocikit.distribution.transport import Deadlines, Response, Transport
 from ocikit.errors import BlobNotFound, InvalidRange, SourceUnavailable, TransportError
 from ocikit.ranges import ByteRange, ContentRange
-from registry_facade.sources.neighbours import Place
+from registry_facade.sources.neighbours import Place, as_promised
 from servicekit.secrets import Secret
 
 NAME = "peer"
@@ -97,11 +97,5 @@ class _Reader:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _translated():
-            left = self.content_range.length
-            async for data in self.response.pieces():
-                piece = data[:left]
-                left -= len(piece)
-                if piece:
-                    yield piece
-        if left:
-            raise SourceUnavailable(NAME, f"it ended {left} bytes early")
+            async for data in as_promised(self.response.pieces(), self.content_range.length, NAME):
+                yield data

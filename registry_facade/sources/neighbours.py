@@ -3,12 +3,13 @@
 A neighbour hears of every blob that came in, so that it can pass it on, and of every lie it told.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ocikit.descriptor import Descriptor
 from ocikit.digest import Digest
+from ocikit.errors import SourceUnavailable
 from registry_facade.sharing import Audience
 from registry_facade.sources.chain import Origin
 
@@ -22,6 +23,18 @@ class Place:
 
     def query(self) -> dict[str, str]:
         return {"upstream": self.upstream, "repository": self.repository}
+
+
+async def as_promised(pieces: AsyncIterator[bytes], length: int, name: str) -> AsyncIterator[bytes]:
+    """``length`` bytes. Raises SourceUnavailable for fewer, and for more, which might never end."""
+    left = length
+    async for data in pieces:
+        left -= len(data)
+        if left < 0:
+            raise SourceUnavailable(name, "it sends more than it said")
+        yield data
+    if left:
+        raise SourceUnavailable(name, f"it ended {left} bytes early")
 
 
 class Neighbour(Protocol):

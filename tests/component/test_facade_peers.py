@@ -150,6 +150,29 @@ async def test_a_lying_peer_costs_a_detour(tmp_path, upstream, lie):
         assert failures + await facade.metric("facade_peer_failures_total") >= 1
 
 
+async def test_a_peer_that_never_stops_sending_is_left_where_it_should_have_ended(tmp_path, upstream):
+    async def answer(request: web.Request) -> web.StreamResponse:
+        start, stop, _ = request.http_range.indices(len(DATA))
+        told = {"Content-Range": f"bytes {start}-{stop - 1}/{len(DATA)}"}
+        response = web.StreamResponse(status=206, headers=told)
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(DATA[start:stop])
+        while True:
+            await response.write(bytes(1 << 16))
+
+    async with (
+        impostor(answer) as liar,
+        running_facade(
+            tmp_path, upstreams={"hub.test": upstream.origin}, peers=(liar,), peer_url=own_address(liar)
+        ) as facade,
+        asyncio.timeout(30),
+    ):
+        status, _, body = await facade.get(f"/v2/team/app/blobs/{DIGEST}", Range="bytes=1000-")
+        assert (status, body) == (206, DATA[1000:])
+        assert await facade.metric("facade_source_failures_total", source="peer") >= 1
+
+
 def own_address(keeper: str) -> str:
     """An address that ranks behind ``keeper``."""
     candidates = (f"http://127.0.0.1:{port}" for port in range(1, 1000))
