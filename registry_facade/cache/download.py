@@ -24,7 +24,7 @@ from registry_facade.cache.write_behind import WriteBehind
 from registry_facade.errors import CacheUnusable, PullFailed
 from registry_facade.sources.chain import Origin, Selection
 from registry_facade.sources.hedging import Answer, Hedge
-from registry_facade.sources.pace import JUDGED_AFTER_S, is_too_slow
+from registry_facade.sources.pace import JUDGED_AFTER_S, TRICKLE_BYTES, is_too_slow
 from servicekit.backoff import Backoff
 
 MAX_FETCHES = 4
@@ -272,7 +272,7 @@ class Download:
         """From the source into the file, up to ``fetch.stop``, which may come nearer meanwhile."""
         name, at = answer.origin.source.name, fetch.at
         loop = asyncio.get_running_loop()
-        judged_s = loop.time() + JUDGED_AFTER_S
+        judged_s, judged_at = loop.time() + JUDGED_AFTER_S, at
         is_last_resort = self.selection.is_slow(answer.origin)
         async for data in answer.pieces:
             self.hooks.received(name, len(data))
@@ -285,15 +285,20 @@ class Download:
             if at >= fetch.stop and at < answer.content_range.stop:
                 return
             if loop.time() >= judged_s and self.gently is None and not is_last_resort:
-                judged_s = loop.time() + JUDGED_AFTER_S
-                self._judge_pace(answer.origin)
+                self._judge_pace(answer.origin, is_trickling=at - judged_at < TRICKLE_BYTES)
+                judged_s, judged_at = loop.time() + JUDGED_AFTER_S, at
 
-    def _judge_pace(self, origin: Origin) -> None:
-        """Raises SourceUnavailable for one that is slower than the source behind it, on all its streams."""
+    def _judge_pace(self, origin: Origin, *, is_trickling: bool) -> None:
+        """Raises SourceUnavailable for one that is slower than the source behind it, on all its streams.
+
+        One that is not hedged may itself wait for that source, and must merely not trickle.
+        """
         if not self.selection.is_slow(origin):
-            farther, paces = self.selection.behind(origin), self.hooks.hedge.paces
-            near = paces.of(origin.source.name)
-            if farther is None or not is_too_slow(near, paces.of(farther.source.name)):
+            farther, paces = self.selection.instead_of(origin), self.hooks.hedge.paces
+            if farther is None:
+                return
+            near, far = paces.of(origin.source.name), paces.of(farther.source.name)
+            if not (is_too_slow(near, far) if origin.hedged else is_trickling):
                 return
             self.selection.was_slow(origin)
             self.hooks.slow(origin.source.name)

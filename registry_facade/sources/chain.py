@@ -68,7 +68,11 @@ class Selection:
 
     def behind(self, origin: Origin) -> Origin | None:
         """A trusted origin to ask beside or instead of a hedged one that was not found slow before."""
-        if not origin.hedged or self.is_slow(origin):
+        return self.instead_of(origin) if origin.hedged and not self.is_slow(origin) else None
+
+    def instead_of(self, origin: Origin) -> Origin | None:
+        """A trusted origin that an untrusted one can be left for."""
+        if origin.trusted:
             return None
         for index in self._usable():
             if self._origins[index].trusted and not self._failures[index]:

@@ -90,6 +90,8 @@ class Paces:
 
 _LEAST_RATE_BYTES_S = 1 << 20
 JUDGED_AFTER_S = 2.0
+TRICKLE_BYTES = 32 << 10
+"""Less than this in `JUDGED_AFTER_S` keeps a request alive rather than serves it."""
 
 
 def is_too_slow(near: Pace, far: Pace) -> bool:

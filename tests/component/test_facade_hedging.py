@@ -65,9 +65,10 @@ class _Slowly:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for data in self._inner:
-            for at in range(0, len(data), 1 << 16):
-                await asyncio.sleep(min(len(data), 1 << 16) / self._rate_bytes_s)
-                yield data[at : at + (1 << 16)]
+            step = 1 << 16 if self._rate_bytes_s > 1 << 16 else 1 << 12
+            for at in range(0, len(data), step):
+                await asyncio.sleep(min(len(data), step) / self._rate_bytes_s)
+                yield data[at : at + step]
 
 
 @contextlib.asynccontextmanager
@@ -172,6 +173,17 @@ async def test_a_near_source_that_trickles_is_left_for_the_upstream_and_its_byte
         from_near = count(metrics, "facade_received_bytes", source="ipfs")
         assert count(metrics, "facade_received_bytes", source="upstream") == len(DATA) - from_near
         assert from_near > 0
+
+
+@pytest.mark.parametrize(("near_rate_bytes_s", "is_left"), [(10_000, True), (5_000_000, False)])
+async def test_one_that_is_not_hedged_may_be_slow_and_must_not_trickle(
+    tmp_path, upstream, near_rate_bytes_s, is_left
+):
+    async with cache(tmp_path) as (through, metrics):
+        near = Origin(Near(upstream, near_rate_bytes_s), trusted=False)
+        assert await pulled(through, near, Origin(upstream)) == DATA
+        assert count(metrics, "facade_slow_sources", source="ipfs") == is_left
+        assert (count(metrics, "facade_received_bytes", source="upstream") > 0) == is_left
 
 
 async def test_a_slow_near_source_still_serves_when_there_is_nothing_else(tmp_path, upstream):
