@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from tests.bench import scratch
 from tests.bench.harness import Bench, Result, run, table
 
 
@@ -37,6 +38,8 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.full:
         os.environ["LAPSTRAKE_BENCH_FULL"] = "1"
+    for left in scratch.sweep():
+        print(f"removed {left}, which a killed run had left", file=sys.stderr)
     results: list[Result] = []
     for bench in _found(asked.only):
         print(f"{bench.name} ...", file=sys.stderr, end=" ", flush=True)

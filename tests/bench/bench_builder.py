@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from builder.settings import BuilderSettings
 from ocikit.layout import LayoutRepository
 from ocikit.opening import repositories
 from ocikit.reference import RepositoryName
+from tests.bench import scratch
 from tests.bench.harness import Bench, Sides
 from tests.support.builder_project import CHUNK, COMBINER, Lapstrake, write_project
 from tests.support.dazzle_shape import TarEngine, write_dazzle_shape
@@ -35,7 +35,6 @@ from tests.support.docker_registry import docker_registry
 _QUIET = Reporter(lambda _: None, lambda _name, _line: None)
 _TREE_BYTES = 48 << 20
 _IMAGES = 1000
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (the kernel's own)
 
 
 async def _build(project: Path, to: str, state: Path, engine: TarEngine) -> None:
@@ -177,11 +176,11 @@ def process_layer(tar: Path, scratch: Path, compression: Compression) -> None:
 @contextlib.contextmanager
 def _memory_directory(fallback: Path) -> Iterator[Path]:
     """Where no disk is waited for: ours makes blobs durable and the peer does not, which is not compared."""
-    if not _SHARED_MEMORY.is_dir():
+    if not scratch.MEMORY.is_dir():
         yield fallback
         return
-    with tempfile.TemporaryDirectory(dir=_SHARED_MEMORY, prefix="lapstrake-bench-") as name:
-        yield Path(name)
+    with scratch.directory(in_memory=True) as directory:
+        yield directory
 
 
 def _processing(

@@ -4,28 +4,30 @@
 The server's data is kept in memory where there is room, as if it were another machine's disk.
 """
 
+import atexit
 import contextlib
 import functools
 import os
 import random
 import shutil
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.bench import scratch
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 
 SMALL_FILES = 40_000
 LARGE_FILES = 2
 LARGE_BYTES = 512 << 20
-_MEMORY = Path("/dev/shm")  # noqa: S108 (a directory of our own in it)
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 @functools.cache
-def _shared() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="lapstrake-bench-tree-")  # deleted when the program ends
+def _shared() -> Path:
+    until_the_end = contextlib.ExitStack()
+    atexit.register(until_the_end.close)
+    return until_the_end.enter_context(scratch.directory())
 
 
 @functools.cache
@@ -33,7 +35,7 @@ def tree(times: int = 1) -> Path:
     """Made once for all benchmarks, which may change its files but not their number; ``times`` as many small
     files.
     """
-    root = Path(_shared().name) / f"times-{times}"
+    root = _shared() / f"times-{times}"
     root.mkdir()
     packages, count, copies = sysconfig.get_paths()["purelib"], 0, 0
     while count < SMALL_FILES * times:
@@ -74,10 +76,10 @@ def server() -> Iterator[S3Server]:
     """MinIO, empty."""
     os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = ACCESS_KEY, SECRET_KEY
     os.environ["AWS_REGION"] = "us-east-1"
-    room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > 8 << 30
+    room = scratch.MEMORY.is_dir() and shutil.disk_usage(scratch.MEMORY).free > 8 << 30
     with (
-        tempfile.TemporaryDirectory(prefix="lapstrake-bench-", dir=_MEMORY if room else None) as name,
-        s3_server("minio", Path(name)) as running,
+        scratch.directory(in_memory=room) as root,
+        s3_server("minio", root) as running,
     ):
         yield running
 

@@ -4,16 +4,15 @@ A benchmark module ``bench_<area>.py`` has ``benches() -> list[Bench]``. A side 
 arguments; it returns its figure, a `Timed`, or None to be timed by the wall clock.
 """
 
-import contextlib
 import dataclasses
 import resource
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from tests.bench import scratch
 from tests.support.components import missing
 
 
@@ -97,7 +96,7 @@ def run(bench: Bench) -> Result:
     absent = [gone for name in bench.needs for gone in missing(name)]
     if absent:
         return Result(*head, left_out=f"not found on PATH: {', '.join(absent)}")
-    with _directory() as directory, bench.sides(directory) as sides:
+    with scratch.directory() as directory, bench.sides(directory) as sides:
         _figure(sides.ours)
         _figure(sides.peer)
         pairs = [_pair(sides, flipped=number % 2 == 1) for number in range(bench.rounds)]
@@ -127,12 +126,6 @@ def _figure(side: Side) -> Timed:
     if isinstance(figure, Timed):
         return figure
     return Timed(time.perf_counter() - started_s if figure is None else figure, 0.0)
-
-
-@contextlib.contextmanager
-def _directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="lapstrake-bench-") as name:
-        yield Path(name)
 
 
 def table(results: Sequence[Result]) -> str:
