@@ -148,7 +148,7 @@ def _controller(settings: ContentSettings, buckets: Buckets, metrics: IoMetrics)
 
 
 def _law(settings: ContentSettings) -> Law:
-    return Law(settings.pressure.target, settings.pressure.floor_bytes_s)
+    return Law(settings.pressure.target, settings.pressure.floor_share, settings.pressure.floor_bytes_s)
 
 
 def _turns(settings: ContentSettings) -> Turns:
@@ -252,6 +252,8 @@ def _impossible(settings: ContentSettings) -> Iterator[str]:
         yield "content.job.io_weight: must be at most 10000"
     if not 0 < settings.pressure.target <= 1:
         yield "content.pressure.target: must be a share of 1"
+    if not 0 < settings.pressure.floor_share <= 1:
+        yield "content.pressure.floor_share: must be a share of 1"
     if settings.pressure.floor_bytes_s < 1:
         yield "content.pressure.floor_bytes_s: must be more than 0"
 

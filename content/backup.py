@@ -29,6 +29,7 @@ from content.archive.readahead import Readahead
 from content.archive.walk import LeftOut, Walk
 from content.archive.writer import ArchiveWriter
 from content.catalog import Catalog
+from content.disk_time import DiskTime
 from content.errors import LocalDiskError, ObjectCorrupt, StoreRefused, UploadGone
 from content.journal import JournalDirectory, OpenUpload, UploadJournal
 from content.keys import Workspace
@@ -209,6 +210,7 @@ class _Run:
                 str(self._request.tree),
                 self._request.excludes,
                 self._request.ids,
+                self._pace.disk,
             )
         except increment.FullBackupNeeded as reason:
             self.notes.append(f"full backup: {reason}")
@@ -254,9 +256,11 @@ class _Run:
         return resume.Resumed(upload, self._snapshot_id)
 
     async def _send(self, into: resume.Resumed) -> tuple[ObjectInfo, int]:
+        disk = DiskTime(self._pace.disk)
         parts = PartUploader(
             self._store,
             into.upload,
+            disk=disk,
             concurrency=self._store.properties.concurrency,
             held=into.parts,
             journal=self._journal,
@@ -267,7 +271,7 @@ class _Run:
             async with parts.running():
                 if self._increment is not None:
                     parts.copy(self._increment.source, self._increment.ranges)
-                await parts.fill(lambda: self._write(parts))
+                await parts.fill(lambda: self._write(parts, disk))
         finally:
             self.sent_bytes += parts.sent_bytes
         made = await transfer.complete(self._store, parts)
@@ -275,22 +279,30 @@ class _Run:
         self.resumed_bytes = parts.resumed_bytes
         return made
 
-    def _write(self, parts: PartUploader) -> None:
+    def _write(self, parts: PartUploader, disk: DiskTime) -> None:
         """Runs in the writing thread."""
+        disk.begin()
         request, written, base = self._request, self.written, self._increment
         first = len(base.ranges) + 1 if base else 1
         sink = PartSink(parts.emit, parts.lend, number=first, offset=self.copied_bytes)
         writer = ArchiveWriter(
-            sink, written.spool.add, ids=request.ids, first_segment=base.next_segment if base else 0
+            sink,
+            written.spool.add,
+            ids=request.ids,
+            first_segment=base.next_segment if base else 0,
+            look=disk.look,
         )
         tree = str(request.tree)
         excludes = Excludes(request.excludes)
         walk = Listed(tree, base.write) if base else Walk(tree, excludes)
-        ahead = contextlib.nullcontext() if base else Readahead(tree, excludes)
+        ahead = (
+            contextlib.nullcontext() if base else Readahead(tree, excludes, is_held=lambda: disk.is_needed)
+        )
         try:
             with ahead as readahead:
                 for found in readahead.following(walk) if readahead else walk:
                     writer.add(found)
+                    disk.look()
                     self._progress.bytes = sink.offset
                     self._progress.entries = written.spool.count
         except OSError as error:

@@ -275,7 +275,8 @@ class ContentHandlers:
                 "jobs_running": states["running"],
                 "jobs_queued": states["queued"],
                 "periodic_workspaces": len(node.periodic.all()),
-                "disk_held_to_bytes_s": node.buckets.squeezed_bytes_s,
+                "disk_held_to_share": node.buckets.held.share,
+                "disk_held_to_bytes_s": node.buckets.held.write_bytes_s,
             }
         )
 

@@ -18,6 +18,7 @@ from content.archive.id_map import IdMap
 from content.archive.index import Entry, IndexReader, LineSpool, Piece, Places, parse_line
 from content.archive.reuse import CopyRange, Layout, Member
 from content.archive.walk import ROOT, LeftOut, Walk, path_key
+from content.disk_time import DiskTime, DiskTurns
 from content.errors import ContentError
 from content.objects.base import MultipartStore, ObjectInfo
 from content.snapshot import Snapshot
@@ -53,7 +54,12 @@ class Increment:
 
 
 async def plan(
-    store: MultipartStore, parent: Snapshot | None, tree: str, excludes: Sequence[str], ids: IdMap | None
+    store: MultipartStore,
+    parent: Snapshot | None,
+    tree: str,
+    excludes: Sequence[str],
+    ids: IdMap | None,
+    turns: DiskTurns,
 ) -> Increment:
     """Raises FullBackupNeeded with the reason."""
     if parent is None:
@@ -65,7 +71,11 @@ async def plan(
     index = tempfile.TemporaryFile(prefix="lapstrake-index-")  # noqa: SIM115 (belongs to the plan)
     try:
         source = await _fetch(store, parent, index)
-        return await asyncio.to_thread(_plan, index, source, parent, tree, excludes, ids)
+        disk = DiskTime(turns)
+        try:
+            return await asyncio.to_thread(_plan, index, source, parent, tree, excludes, ids, disk)
+        finally:
+            disk.release()
     except BaseException:
         index.close()
         raise
@@ -91,13 +101,14 @@ def _plan(
     tree: str,
     excludes: Sequence[str],
     ids: IdMap | None,
+    disk: DiskTime,
 ) -> Increment:
     reader = IndexReader(index)
     if reader.header.ids != ids:
         raise FullBackupNeeded("the id map is another one")
     walk = Walk(tree, Excludes(excludes))
     limit = max(_FEW_ENTRIES, parent.entries // 2)
-    changes = compare(walk, reader.lines(), reader.header.trusted_before_ns, limit=limit)
+    changes = compare(disk.paced(walk), reader.lines(), reader.header.trusted_before_ns, limit=limit)
     if changes is None:
         raise FullBackupNeeded("most of the tree has changed")
     pieces = reader.header.pieces

@@ -69,7 +69,8 @@ class IoMetrics:
     failures: Counter
     pressure: Gauge
     pressure_files: Gauge
-    squeezed: Gauge
+    held_share: Gauge
+    held_bytes_s: Gauge
 
     @classmethod
     def on(cls, metrics: Metrics) -> "IoMetrics":
@@ -78,5 +79,6 @@ class IoMetrics:
             metrics.counter("content_io_limit_failures_total", "Jobs that ran without a limit.", ["step"]),
             metrics.gauge("content_io_pressure_ratio", "Share of time that a neighbour waited for the disk."),
             metrics.gauge("content_io_pressure_files", "Pressure files of neighbours that are followed."),
-            metrics.gauge("content_io_squeezed_bytes_s", "What disk work is held to; 0 is no limit."),
+            metrics.gauge("content_io_held_share", "Share of time that reading is held to; 0 is no limit."),
+            metrics.gauge("content_io_held_bytes_s", "What writing is held to; 0 is no limit."),
         )

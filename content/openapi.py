@@ -310,6 +310,7 @@ def _schemas() -> dict[str, Any]:
                 "jobs_running": number,
                 "jobs_queued": number,
                 "periodic_workspaces": number,
+                "disk_held_to_share": maybe,
                 "disk_held_to_bytes_s": maybe,
             }
         ),

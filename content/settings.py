@@ -60,9 +60,10 @@ class PressureSettings:
         STRINGS, (), "Patterns of the neighbours' io.pressure files; without any, nothing is followed."
     )
     target: float = setting(FLOAT, 0.1, "The share of time that a neighbour may wait for the disk, 0 to 1.")
-    floor_bytes_s: int = setting(
-        RATE, 8 << 20, "Below this, reading and writing are not slowed: a backup must end."
+    floor_share: float = setting(
+        FLOAT, 0.1, "Reading always gets this share of the disk's time, 0 to 1: a backup must end."
     )
+    floor_bytes_s: int = setting(RATE, 8 << 20, "Below this, writing is not slowed: a restore must end.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from content import resume
 from content.archive import crc32
 from content.archive.parts import Part
 from content.archive.reuse import CopyRange
+from content.disk_time import DiskTime
 from content.journal import NotedPart, UploadJournal
 from content.objects.base import MultipartStore, ObjectInfo, PartRef, Upload, UploadedPart
 from servicekit.throttle import Bucket, Throttle
@@ -26,8 +27,9 @@ class PartUploader:
     """Sends parts of one upload. `emit` and `lend` are for one filling thread, all else for the event loop.
 
     Holds at most ``concurrency`` parts under way; their buffers are lent again when they are sent. What was
-    filled is paid for at ``read`` before more is. Parts that the store has from an earlier run (``held``) are
-    not sent again; those it takes are noted in ``journal``.
+    filled is paid for at ``read`` before more is; that waiting is kept apart from ``disk``'s, which is
+    released when this stops. Parts that the store has from an earlier run (``held``) are not sent again;
+    those it takes are noted in ``journal``.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class PartUploader:
         upload: Upload,
         *,
         concurrency: int,
+        disk: DiskTime,
         read: Bucket | None = None,
         held: Mapping[int, NotedPart] = MappingProxyType({}),
         journal: UploadJournal | None = None,
@@ -47,6 +50,7 @@ class PartUploader:
         self._copying = asyncio.Semaphore(concurrency)
         self._held = held
         self._journal = journal
+        self._disk = disk
         self._read = read or Throttle()
         self._accepting: asyncio.Task[Any] | None = None
         self._spare: list[bytearray] = []
@@ -68,7 +72,8 @@ class PartUploader:
     def emit(self, part: Part) -> None:
         """Blocks until there is room. Raises UploadStopped."""
         try:
-            asyncio.run_coroutine_threadsafe(self._accept(part), self._loop).result()
+            with self._disk.apart():
+                asyncio.run_coroutine_threadsafe(self._accept(part), self._loop).result()
         except concurrent.futures.CancelledError:
             raise UploadStopped from None
 
@@ -145,6 +150,7 @@ class PartUploader:
 
     def _stop(self) -> None:
         self._stopped = True
+        self._disk.release()
         if self._accepting is not None:
             self._accepting.cancel()
         for task in self._tasks:

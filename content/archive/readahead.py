@@ -2,19 +2,19 @@
 
 A thread goes through the same tree some files ahead of the reader and asks for their beginnings, so that the
 disk has many requests at a time instead of one. It looks at a few files of each stretch first: when those
-needed no reading, it leaves the rest alone, and a warm cache costs next to nothing. Nothing depends on what
-it finds.
+needed no reading, it leaves the rest alone, and a warm cache costs next to nothing. It rests while neighbours
+need the disk, whose queue it would fill. Nothing depends on what it finds.
 """
 
 import contextlib
 import os
-import resource
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from content.archive.excludes import Excludes
 from content.archive.walk import Found, open_directory
+from content.disk_time import inputs
 
 _AHEAD = 1024
 _STRETCH = 256
@@ -26,11 +26,12 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Readahead:
-    """A context manager around the walk of ``root``; the thread ends with it."""
+    """A context manager around the walk of ``root``; the thread ends with it, and rests while ``is_held``."""
 
-    def __init__(self, root: str, excludes: Excludes) -> None:
+    def __init__(self, root: str, excludes: Excludes, *, is_held: Callable[[], bool] = lambda: False) -> None:
         self._root = root
         self._excludes = excludes
+        self._is_held = is_held
         self._thread = threading.Thread(target=self._run, name="readahead", daemon=True)
         self._moved = threading.Event()
         self._stopped = False
@@ -103,12 +104,12 @@ class Readahead:
         place = self._files % _STRETCH
         self._files += 1
         if place == 0:
-            self._inputs = _inputs()
+            self._inputs = inputs()
         elif place == _SAMPLE:
-            self._is_cold = _inputs() != self._inputs
+            self._is_cold = inputs() != self._inputs
         if place >= _SAMPLE and not self._is_cold:
             return
-        while self._seen > self._reader + _AHEAD and not self._stopped:
+        while (self._seen > self._reader + _AHEAD or self._is_held()) and not self._stopped:
             self._moved.wait()
             self._moved.clear()
         if self._seen < self._reader:
@@ -119,8 +120,3 @@ class Readahead:
                 os.posix_fadvise(descriptor, 0, _BYTES, os.POSIX_FADV_WILLNEED)
             finally:
                 os.close(descriptor)
-
-
-def _inputs() -> int:
-    """How often this thread has had the disk read."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock

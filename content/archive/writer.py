@@ -34,6 +34,7 @@ from content.archive.walk import ROOT, Found, LeftOut
 
 SEGMENT_BYTES = 8 << 20
 SMALL_BYTES = 1 << 20
+_STEP_BYTES = 1 << 20
 TRIES = 3
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _HOST_ONLY = frozenset({"security.selinux"})
@@ -44,7 +45,8 @@ Xattrs = list[tuple[bytes, bytes]]
 class ArchiveWriter:
     """Adds members to a `PartSink`. Blocking, for one thread.
 
-    ``record`` gets each entry's index line. ``left_out`` and ``pieces`` are complete after `close`.
+    ``record`` gets each entry's index line; ``look`` is called between the steps of large files, and says
+    whether to read nothing ahead. ``left_out`` and ``pieces`` are complete after `close`.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class ArchiveWriter:
         *,
         first_segment: int = 0,
         ids: IdMap | None = None,
+        look: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sink = sink
         self._record = record
+        self._look = look
         self._ids = ids
         self._segment = first_segment
         self._segment_offset = sink.offset
@@ -284,12 +288,21 @@ class ArchiveWriter:
                 self._unreadable = error
         return 0
 
+    def _advise(self, descriptor: int, offset: int, length: int) -> None:
+        """What comes next is read while this is worked on; unless others need the disk, who would be kept
+        from it by reading that the kernel does unasked.
+        """
+        if self._look():
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        else:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_NORMAL)
+            os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
     def _copy(self, descriptor: int, offset: int, length: int, crc: int) -> int:
         """Reads straight into parts; what the file lost meanwhile is zeros, and found out by the caller."""
         while length:
-            with self._sink.room() as room, room[:length] as target:
-                after = offset + len(target)
-                os.posix_fadvise(descriptor, after, len(target), os.POSIX_FADV_WILLNEED)
+            with self._sink.room() as room, room[: min(length, _STEP_BYTES)] as target:
+                self._advise(descriptor, offset + len(target), len(target))
                 count = self._read(descriptor, target, offset)
                 if count == 0:
                     count = len(target)

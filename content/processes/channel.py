@@ -1,7 +1,7 @@
 """Messages between the service and the process of a job: JSON objects, each after its length.
 
 From the service: ``task`` (once), ``grant``, ``cancel``. From the process: ``progress``, ``ask`` (for bytes
-of a way), ``metric``, and as the last ``done`` or ``failed``.
+of a way), ``waited`` (for the disk), ``metric``, and as the last ``done`` or ``failed``.
 """
 
 import asyncio

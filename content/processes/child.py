@@ -39,20 +39,22 @@ class _Grants:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._numbers = itertools.count()
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._waiting: dict[int, asyncio.Future[bool]] = {}
 
-    async def ask(self, way: Way, size_bytes: int) -> None:
+    async def ask(self, kind: str, **fields: Any) -> bool:
+        """Returns when it is granted; whether neighbours need the disk."""
         number = next(self._numbers)
-        self._waiting[number] = granted = asyncio.get_running_loop().create_future()
-        self._channel.send("ask", number=number, way=way, bytes=size_bytes)
+        granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = granted
+        self._channel.send(kind, number=number, **fields)
         try:
-            await granted
+            return await granted
         finally:
             del self._waiting[number]
 
-    def grant(self, number: int) -> None:
+    def grant(self, number: int, *, disk_is_needed: bool) -> None:
         if (granted := self._waiting.get(number)) is not None and not granted.done():
-            granted.set_result(None)
+            granted.set_result(disk_is_needed)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +65,17 @@ class _RemoteBucket:
     way: Way
 
     async def acquire(self, size_bytes: int) -> None:
-        await self.grants.ask(self.way, size_bytes)
+        await self.grants.ask("ask", way=self.way, bytes=size_bytes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _RemoteTurns:
+    """A `content.disk_time.DiskTurns` that the service keeps."""
+
+    grants: _Grants
+
+    async def report(self, waited_us: int) -> bool:
+        return await self.grants.ask("waited", us=waited_us)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -109,7 +121,7 @@ async def main(end: socket.socket) -> None:
 async def _listen(channel: Channel, grants: _Grants, working: "asyncio.Task[Any]") -> None:
     while (message := await channel.receive()) is not None:
         if message["kind"] == "grant":
-            grants.grant(message["number"])
+            grants.grant(message["number"], disk_is_needed=message["disk_is_needed"])
         elif message["kind"] == "cancel":
             working.cancel()
     os._exit(_ORPHANED)
@@ -132,7 +144,9 @@ async def _work(message: Mapping[str, Any], channel: Channel, grants: _Grants) -
     telling = asyncio.create_task(_tell(progress, channel))
     try:
         async with open_store(setup["store"], options) as store:
-            pace = DiskPace(_RemoteBucket(grants, "read"), _RemoteBucket(grants, "write"))
+            pace = DiskPace(
+                _RemoteBucket(grants, "read"), _RemoteBucket(grants, "write"), _RemoteTurns(grants)
+            )
             journals = JournalDirectory(Path(setup["state_dir"]))
             return await tasks.perform(message["task"], tasks.Tools(store, progress, pace, journals))
     finally:

@@ -163,7 +163,7 @@ class _Conversation:
             match message["kind"]:
                 case "progress":
                     self._progress(message)
-                case "ask":
+                case "ask" | "waited":
                     self._start_answer(message)
                 case "metric":
                     self._count(message)
@@ -184,8 +184,13 @@ class _Conversation:
         task.add_done_callback(self._asked.discard)
 
     async def _answer(self, message: Mapping[str, Any]) -> None:
-        await self._job.buckets[message["way"]].acquire(message["bytes"])
-        self._channel.send("grant", number=message["number"])
+        buckets = self._job.buckets
+        if message["kind"] == "ask":
+            await buckets[message["way"]].acquire(message["bytes"])
+        else:
+            await buckets.disk.acquire(message["us"])
+        needed = buckets.held.share is not None
+        self._channel.send("grant", number=message["number"], disk_is_needed=needed)
 
     def _count(self, message: Mapping[str, Any]) -> None:
         if message["name"] == "seconds":

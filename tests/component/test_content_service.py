@@ -337,6 +337,34 @@ async def test_a_jobs_rate_holds_and_can_be_changed_while_it_runs(tmp_path: Path
         assert (await asyncio.wait_for(_finished(client, job), 60))["state"] == "done"
 
 
+async def test_a_backup_steps_back_while_a_neighbour_waits_for_the_disk_and_goes_on(tmp_path: Path) -> None:
+    """With the file written in place of the kernel."""
+    file = tmp_path / "io.pressure"
+
+    async def wait_for_the_disk() -> None:
+        total_us = 0
+        while True:
+            file.write_text(f"some avg10=0.00 avg60=0.00 avg300=0.00 total={total_us}\n")
+            total_us += 1_000_000
+            await asyncio.sleep(0.01)
+
+    async def held(client: aiohttp.ClientSession) -> float | None:
+        async with client.get("/v1/node") as response:
+            return (await response.json())["disk_held_to_share"]
+
+    settings = _settings(tmp_path, **{"pressure.files": str(file), "pressure.floor_share": "0.5"})
+    make_tree(settings.workspaces_root / "me" / "w1")
+    neighbour = asyncio.create_task(wait_for_the_disk())
+    async with _running(settings) as client, asyncio.timeout(60):
+        while await held(client) != 0.5:
+            await asyncio.sleep(0.05)
+        _, job = await _post(client, "/v1/workspaces/me/w1/backups")
+        assert (await _finished(client, job))["state"] == "done"
+        neighbour.cancel()
+        while await held(client) is not None:
+            await asyncio.sleep(0.05)
+
+
 async def test_a_running_workspace_is_backed_up_by_itself_until_its_final_backup(tmp_path: Path) -> None:
     """Over a restart, each time with what changed, and without a new snapshot when nothing did."""
     settings = _settings(tmp_path, **{"periodic.keep_last": "1"})
@@ -434,8 +462,9 @@ async def test_limits_change_while_a_job_runs(tmp_path: Path) -> None:
         ({"workspaces_root": "/does/not/exist"}, "content.workspaces_root"),
         ({"listen": "0.0.0.0:0"}, "content.listen"),
         ({"backups": "0"}, "content.backups"),
+        ({"pressure.floor_share": "1.5"}, "content.pressure.floor_share"),
     ],
-    ids=["store", "root", "open-to-all", "no-slots"],
+    ids=["store", "root", "open-to-all", "no-slots", "more-than-all"],
 )
 async def test_settings_that_cannot_work_are_refused(
     tmp_path: Path, flags: dict[str, str], named: str

@@ -146,3 +146,23 @@ def test_what_became_something_else_since_it_was_seen_is_not_taken_for_a_file(
     assert lines == []
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames() == []
+
+
+@pytest.mark.parametrize("is_needed", [False, True])
+def test_a_large_file_is_read_in_steps_that_leave_room_for_neighbours(tree: Path, *, is_needed: bool) -> None:
+    data, looks = bytearray(), []
+
+    def look() -> bool:
+        looks.append(None)
+        return is_needed
+
+    sink = PartSink(lambda part: data.extend(part.data[: part.size_bytes]), bytearray, number=1, offset=0)
+    writer = ArchiveWriter(sink, lambda _: None, look=look)
+    for found in Walk(str(tree), Excludes()):
+        writer.add(found)
+    writer.close()
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        large = archive.extractfile("large")
+        assert large is not None
+        assert large.read() == (tree / "large").read_bytes()
+    assert len(looks) >= LARGE >> 20

@@ -48,6 +48,14 @@ def test_cold_files_are_read_before_the_walk_comes_to_them(tree: Path) -> None:
             pass
 
 
+def test_nothing_is_read_ahead_while_the_disk_is_needed_by_others(tree: Path) -> None:
+    if list(_cached(tree)):
+        pytest.skip("this file system keeps what it is told to let go")
+    with Readahead(str(tree), Excludes(), is_held=lambda: True) as readahead:
+        assert len(list(readahead.following(Walk(str(tree), Excludes())))) > _FILES
+    assert not list(_cached(tree))
+
+
 def test_excluded_directories_are_left_alone(tree: Path) -> None:
     excludes = Excludes(["/d00/"])
     if list(_cached(tree)):
