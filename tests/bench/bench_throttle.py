@@ -2,7 +2,8 @@
 
 The server keeps its data in memory, as if it were another machine's disk. The neighbour is fio with 4 KiB
 random reads past the page cache, in a cgroup v2 group of its own, whose ``io.pressure`` the service follows;
-that needs root and a kernel with pressure stall information.
+that needs root and a kernel with pressure stall information. Both are on a disk with one head
+(`tests.bench.bounded_disk`), and once more on whatever this machine has.
 """
 
 import asyncio
@@ -10,9 +11,7 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,12 +22,17 @@ from content.app import content_service
 from content.settings import ContentSettings
 from servicekit.lifecycle import Listener, listening
 from servicekit.settings import load
+from tests.bench import scratch
+from tests.bench.bounded_disk import COMPONENTS, bounded_disk, is_possible
 from tests.bench.harness import Bench, Sides
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 
 _ASKED_BYTES_S = 20 << 20
 _THROTTLED_BYTES = 320 << 20
-_TREE_BYTES = 1 << 30
+_TREE_DIRECTORIES = 24
+_LARGE_BYTES, _SMALL_BYTES, _SMALL_FILES = 16 << 20, 32 << 10, 128
+_NEIGHBOUR_BYTES = 256 << 20
+_DISK_BYTES = 2 << 30
 _FIO_S = 8
 _CGROUPS = Path("/sys/fs/cgroup/unified")
 _numbers = itertools.count()
@@ -37,13 +41,8 @@ _numbers = itertools.count()
 @contextlib.contextmanager
 def _server() -> Iterator[S3Server]:
     os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = ACCESS_KEY, SECRET_KEY
-    memory = Path("/dev/shm")  # noqa: S108 (a directory of our own in it)
-    root = Path(tempfile.mkdtemp(prefix="lapstrake-bench-", dir=memory if memory.is_dir() else None))
-    try:
-        with s3_server("minio", root) as server:
-            yield server
-    finally:
-        shutil.rmtree(root)
+    with scratch.directory(in_memory=True) as root, s3_server("minio", root) as server:
+        yield server
 
 
 class _Service:
@@ -82,13 +81,14 @@ class _Service:
 
 
 @contextlib.asynccontextmanager
-async def _service(server: S3Server, root: Path, **flags: str) -> AsyncIterator[_Service]:
+async def _service(server: S3Server, root: Path, state: Path, **flags: str) -> AsyncIterator[_Service]:
     given = {
         "store": f"s3://{server.bucket}/bench",
         "s3_endpoint": server.endpoint,
         "workspaces_root": str(root),
-        "state_dir": str(root.parent / "state"),
+        "state_dir": str(state),
         "backups": "4",
+        "min_free_bytes": "64MiB",
         **flags,
     }
     settings = load(ContentSettings, "content", environ={}, flags=given)
@@ -113,7 +113,8 @@ def _tree(directory: Path, name: str, size_bytes: int) -> Path:
 
 async def _rate(server: S3Server, root: Path, trees: Sequence[str]) -> float:
     """Bytes per second of all jobs together while they send: from when a tenth was sent to the last part."""
-    async with _service(server, root, send_rate_bytes_s=f"{_ASKED_BYTES_S}B/s") as service:
+    send_rate = f"{_ASKED_BYTES_S}B/s"
+    async with _service(server, root, root.parent / "state", send_rate_bytes_s=send_rate) as service:
         names = {tree: f"{tree}-{next(_numbers)}" for tree in trees}
         jobs = [await service.start(tree, name) for tree, name in names.items()]
         ends = asyncio.gather(*(service.end_of(job) for job in jobs))
@@ -173,22 +174,47 @@ def _drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def _neighbour(*, followed: bool) -> Bench:
+def _mixed_tree(directory: Path) -> Path:
+    """Of directories with one large and many small files each."""
+    root = directory / "workspaces"
+    noise = os.urandom(_LARGE_BYTES)
+    for number in range(_TREE_DIRECTORIES):
+        place = root / "tree" / f"directory-{number:02}"
+        place.mkdir(parents=True)
+        (place / "large").write_bytes(noise)
+        for small in range(_SMALL_FILES):
+            start = small * _SMALL_BYTES
+            (place / f"small-{small:03}").write_bytes(noise[start : start + _SMALL_BYTES])
+    os.sync()
+    return root
+
+
+Disk = Callable[[Path], contextlib.AbstractContextManager[Path]]
+
+
+@contextlib.contextmanager
+def _one_head(_directory: Path) -> Iterator[Path]:
+    with scratch.directory(in_memory=True) as memory, bounded_disk(memory, _DISK_BYTES) as mounted:
+        yield mounted
+
+
+def _neighbour(disk: Disk, *, followed: bool) -> Callable[[Path], contextlib.AbstractContextManager[Sides]]:
     @contextlib.contextmanager
     def sides(directory: Path) -> Iterator[Sides]:
-        root = _tree(directory, "tree", _TREE_BYTES)
-        file = directory / "neighbour"
-        file.write_bytes(os.urandom(16 << 20) * 32)
-        with _server() as server, _group("neighbour") as group:
+        with disk(directory) as place, _server() as server, _group("neighbour") as group:
+            root = _mixed_tree(place)
+            file = place / "neighbour"
+            file.write_bytes(os.urandom(16 << 20) * (_NEIGHBOUR_BYTES >> 24))
 
             async def during_a_backup() -> float:
                 flags = {"pressure.files": f"{group}/io.pressure"} if followed else {}
-                async with _service(server, root, **flags) as service:
+                async with _service(server, root, directory / "state", **flags) as service:
                     job = await service.start("tree", f"neighbour-{next(_numbers)}")
                     found = await asyncio.to_thread(_fio, file, group)
                     await service.cancel(job)
                     end = await service.end_of(job)
-                print(f"  {end['state']} after {end['bytes'] / (1 << 20):.0f} MiB in {_FIO_S} s")
+                read_mib = end["bytes"] / (1 << 20)
+                print(f"  {found:.0f} IOPS; {end['state']} after {read_mib:.0f} MiB in {_FIO_S} s")
                 return found
 
             def ours() -> float:
@@ -201,50 +227,60 @@ def _neighbour(*, followed: bool) -> Bench:
 
             yield Sides(ours=ours, peer=peer)
 
-    name = f"throttle: neighbour's reads during a backup, controller {'on' if followed else 'off'}"
-    bound = ">= 0.85" if followed else ""
-    return Bench(name, "fio alone", "IOPS", bound, sides, ("minio", "fio"), rounds=3)
+    return sides
 
 
-@contextlib.contextmanager
-def _idle(directory: Path) -> Iterator[Sides]:
+def _idle(disk: Disk) -> Callable[[Path], contextlib.AbstractContextManager[Sides]]:
     """A cold backup, with a neighbour that does nothing followed, and without."""
-    root = _tree(directory, "tree", _TREE_BYTES)
 
-    async def backup(server: S3Server, flags: dict[str, str]) -> float:
-        async with _service(server, root, **flags) as service:
-            name = f"idle-{next(_numbers)}"
-            end = await service.end_of(await service.start("tree", name))
-            await service.forget(name)
-        return float(end["ended_s"] - end["started_s"])
+    @contextlib.contextmanager
+    def sides(directory: Path) -> Iterator[Sides]:
+        with disk(directory) as place, _server() as server, _group("idle") as group:
+            root = _mixed_tree(place)
 
-    with _server() as server, _group("idle") as group:
+            async def backup(flags: dict[str, str]) -> float:
+                async with _service(server, root, directory / "state", **flags) as service:
+                    name = f"idle-{next(_numbers)}"
+                    end = await service.end_of(await service.start("tree", name))
+                    await service.forget(name)
+                assert end["error"] is None
+                return float(end["ended_s"] - end["started_s"])
 
-        def timed(flags: dict[str, str]) -> Callable[[], float]:
-            def side() -> float:
-                _drop_caches()
-                time.sleep(1)
-                return asyncio.run(backup(server, flags))
+            def timed(flags: dict[str, str]) -> Callable[[], float]:
+                def side() -> float:
+                    _drop_caches()
+                    time.sleep(1)
+                    return asyncio.run(backup(flags))
 
-            return side
+                return side
 
-        files = {"pressure.files": f"{group}/io.pressure"}
-        yield Sides(ours=timed(files), peer=timed({}))
+            files = {"pressure.files": f"{group}/io.pressure"}
+            yield Sides(ours=timed(files), peer=timed({}))
+
+    return sides
 
 
 def benches() -> list[Bench]:
     found = [_throttle(1), _throttle(4)]
-    if (_CGROUPS / "io.pressure").exists() and os.access(_CGROUPS, os.W_OK):
-        found += [_neighbour(followed=True), _neighbour(followed=False)]
-        found.append(
+    if not (_CGROUPS / "io.pressure").exists() or not os.access(_CGROUPS, os.W_OK):
+        return found
+    disks: list[tuple[str, Disk, tuple[str, ...]]] = [("this disk", contextlib.nullcontext, ())]
+    if is_possible():
+        disks.insert(0, ("one head", _one_head, COMPONENTS))
+    for name, disk, also in disks:
+        reads, needs = f"throttle: {name}: neighbour's reads, backup, controller", ("minio", "fio", *also)
+        off, on = _neighbour(disk, followed=False), _neighbour(disk, followed=True)
+        found += [
+            Bench(f"{reads} off", "fio alone", "IOPS", "", off, needs, rounds=3),
+            Bench(f"{reads} on", "fio alone", "IOPS", ">= 0.85", on, needs, rounds=5),
             Bench(
-                "throttle: cold backup, idle disk",
+                f"throttle: {name}: cold backup, idle",
                 "no controller",
                 "s",
                 "<= 1.05",
-                _idle,
-                ("minio",),
-                rounds=3,
-            )
-        )
+                _idle(disk),
+                needs,
+                rounds=5,
+            ),
+        ]
     return found
