@@ -5,7 +5,6 @@ the address stays the same whatever happens to the workers.
 """
 
 import contextlib
-import ctypes
 import os
 import selectors
 import signal
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import structlog
 
+from servicekit.parent import end_with
+
 _log = structlog.get_logger(__name__)
 _RESTART_S = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
-_PR_SET_PDEATHSIG = 1
 
 Work = Callable[[int, Callable[[], None]], int]
 """What worker number ... does until SIGTERM; it calls its second argument once, when it serves. Answers the
@@ -100,7 +100,7 @@ class Workers:
             if pid == 0:
                 for number in _ENDING:
                     signal.signal(number, signal.SIG_DFL)
-                _end_with(parent)
+                end_with(parent)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         if pid == 0:
@@ -154,10 +154,3 @@ def _status(raw: int) -> int:
 def _report(writer: int) -> None:
     os.write(writer, b".")
     os.close(writer)
-
-
-def _end_with(parent: int) -> None:
-    """The kernel sends SIGTERM when the parent is gone, however it went."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it went before that
-        os._exit(0)
