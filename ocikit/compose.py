@@ -115,6 +115,14 @@ def with_layer_annotations(
     return dataclasses.replace(image, manifest=raw.data, manifest_descriptor=raw.descriptor, layers=layers)
 
 
+def with_annotations(image: ComposedImage, annotations: Mapping[str, str]) -> ComposedImage:
+    """The image with annotations added to its manifest."""
+    manifest = Manifest.parse(image.manifest)
+    manifest = dataclasses.replace(manifest, annotations={**manifest.annotations, **annotations})
+    raw = RawManifest.of(image.manifest_descriptor.media_type, manifest.dump())
+    return dataclasses.replace(image, manifest=raw.data, manifest_descriptor=raw.descriptor)
+
+
 def compose_index(images: Sequence[ComposedImage]) -> RawManifest:
     """The index of one image for each platform, in the platforms' order whatever that of ``images``.
 
