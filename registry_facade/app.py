@@ -43,8 +43,9 @@ from registry_facade.pull_events import PullEvents
 from registry_facade.pulls import Pulls
 from registry_facade.settings import FacadeSettings, WarmSettings
 from registry_facade.sharing import SharingRules
+from registry_facade.soci.opening import soci_indexes
 from registry_facade.sources.fellows import answering_fellows, metrics_of
-from registry_facade.sources.read_through import ReadThrough
+from registry_facade.sources.read_through import ReadThrough, unheard
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
 from registry_facade.specs.opening import spec_provider, stored_specs
 from registry_facade.tenancy.opening import gate_of
@@ -97,6 +98,7 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
         )
         if seat is None:
             seat = Seat(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lapstrake-"))))
+        soci = await soci_indexes(settings, storage, metrics, stack)
         cache = ReadThrough(
             storage,
             counted,
@@ -104,6 +106,7 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
             linger_s=settings.linger_s,
             claims=Claims(settings.cache_dir / "partial", str(seat.address)),
             neighbours=neighbours,
+            stored=unheard if soci is None else soci.stored,
         )
         await stack.enter_async_context(answering_fellows(seat.address, cache.open_own, metrics.render))
         sharing = SharingRules(settings.unshared_images, settings.public_images)
@@ -121,7 +124,7 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
         stored = await stored_specs(settings, upstreams.names, stack)
         provider = await spec_provider(settings, upstreams.names, stored, stack)
         layers = await content_layers(settings, storage, cache, urls, stack)
-        composer = Composer(provider, manifests, cache, locator, layers)
+        composer = Composer(provider, manifests, cache, locator, layers, soci)
         pulls = Pulls(manifests, composer, locator)
         log = AccessLog(sys.stderr)
         stack.callback(log.flush)

@@ -21,6 +21,7 @@ from ocikit.digest import Digest
 from ocikit.errors import InvalidManifest, ManifestNotFound, NotBuiltFromBase, OciError
 from ocikit.image_config import ImageConfig
 from ocikit.manifest import Index, Manifest, RawManifest, parse_manifest_or_index
+from ocikit.ranges import ByteRange
 from ocikit.repository import Image, as_image, choose_platform, complete_image
 from registry_facade.addressing import COMPOSED, Target
 from registry_facade.cache.memory import MemoryCache
@@ -30,6 +31,8 @@ from registry_facade.image_spec import ImageLayers, ImageRef, ImageSpec, LayerSp
 from registry_facade.layers.content_layers import ContentLayers
 from registry_facade.locating import Locator
 from registry_facade.manifests import FoundManifest, Manifests
+from registry_facade.soci.index import ARTIFACT_TYPE, entry, naming, unnamed, with_entries
+from registry_facade.soci.indexes import SociIndexes
 from registry_facade.sources.read_through import ReadThrough
 from registry_facade.specs.base import ImageSpecProvider
 from servicekit.single_flight import SingleFlight
@@ -57,8 +60,17 @@ class _Part:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Composition:
-    top: RawManifest
+    """``index`` where the base was one: its manifests are ``images``, in this order."""
+
     images: tuple[ComposedImage, ...]
+    index: Index | None = None
+    soci: tuple[RawManifest, ...] = ()
+
+    @property
+    def top(self) -> RawManifest:
+        if self.index is not None:
+            return RawManifest.of(media_types.OCI_INDEX, self.index.dump())
+        return RawManifest.of(media_types.OCI_MANIFEST, self.images[0].manifest)
 
 
 class Composer:
@@ -71,12 +83,14 @@ class Composer:
         cache: ReadThrough,
         locator: Locator,
         layers: ContentLayers,
+        soci: SociIndexes | None = None,
     ) -> None:
         self._provider = provider
         self._manifests = manifests
         self._cache = cache
         self._locator = locator
         self._layers = layers
+        self._soci = soci
         self._recent: MemoryCache[str, tuple[float, RawManifest]] = MemoryCache(10_000)
         self._flights: SingleFlight[str, RawManifest] = SingleFlight()
         self._images: MemoryCache[tuple[Target, Digest], Image] = MemoryCache(4_000)
@@ -121,10 +135,20 @@ class Composer:
             return found
         return await self._flights.do(image_id, lambda: self._compose(image_id))
 
-    async def prepare(self, image_id: str) -> None:
-        """Makes the blobs of the current image be here or be findable."""
+    async def prepare(self, image_id: str, digest: Digest | None = None) -> None:
+        """Makes the blobs of the current image be here or be findable, ``digest`` above all."""
+        if digest is not None and self._soci is not None:
+            target = Target(COMPOSED, image_id)
+            if await self._soci.remake(digest, lambda layer: self._fetch(target, layer)):
+                return
         self._recent.drop(image_id)
         await self.current(image_id)
+
+    async def _fetch(self, target: Target, layer: Digest) -> None:
+        async with self._cache.open(layer, lambda: self._locator.locate(target, layer)) as blob:
+            async for _ in blob.parts(ByteRange().resolve(blob.size)):
+                pass  # a span of a file costs nothing
+        await self._cache.settled(layer)
 
     async def referrers(self, image_id: str, digest: Digest) -> Index:
         """The base's: what was signed or described there is still part of this."""
@@ -139,14 +163,40 @@ class Composer:
         spec = await self._provider.spec(image_id)
         composition = await self._composition(image_id, spec)
         target = Target(COMPOSED, image_id)
+        await self._keep(target, composition)
+        if self._soci is not None and not spec.is_combination:
+            indexed = await self._indexed(composition, self._soci)
+            if indexed is not composition:
+                await self._keep(target, composition := indexed)
+        await self._manifests.point(target, _LATEST, composition.top.digest)
+        self._recent.put(image_id, (time.monotonic(), composition.top), 1)
+        return composition.top
+
+    async def _keep(self, target: Target, composition: _Composition) -> None:
+        """From then on it is issued, and all of it can be pulled."""
+        for raw in composition.soci:
+            await self._manifests.remember(target, raw, "composed")
         for image in composition.images:
             await self._cache.storage.put(image.config_descriptor.digest, image.config, "composed")
             raw = RawManifest.of(media_types.OCI_MANIFEST, image.manifest)
             await self._manifests.remember(target, raw, "composed")
-        await self._manifests.remember(target, composition.top, "composed")
-        await self._manifests.point(target, _LATEST, composition.top.digest)
-        self._recent.put(image_id, (time.monotonic(), composition.top), 1)
-        return composition.top
+        if composition.index is not None:
+            await self._manifests.remember(target, composition.top, "composed")
+
+    async def _indexed(self, composition: _Composition, soci: SociIndexes) -> _Composition:
+        """The composition naming the SOCI indexes of those of its images that have one now."""
+        images, indexes, entries = [], [], []
+        for image in composition.images:
+            found = await soci.index_of(image.layers)
+            images.append(image if found is None else naming(image, found))
+            if found is not None:
+                indexes.append(found)
+                entries.append(entry(images[-1], found))
+        if not indexes:
+            return composition
+        top = composition.index
+        listed = with_entries(top, images, entries) if top is not None else None
+        return _Composition(tuple(images), listed, tuple(indexes))
 
     async def _composition(self, image_id: str, spec: ImageSpec) -> _Composition:
         found = (await self._manifests.get(spec.base.target, spec.base.reference)).raw
@@ -154,8 +204,7 @@ class Composer:
         annotations = {BASE_NAME_ANNOTATION: spec.base.text, BASE_DIGEST_ANNOTATION: str(found.digest)}
         if isinstance(document, Manifest):
             base = await self._image(spec.base, found)
-            image = await self._for_platform(spec, base, annotations)
-            return _Composition(RawManifest.of(media_types.OCI_MANIFEST, image.manifest), (image,))
+            return _Composition((await self._for_platform(spec, base, annotations),))
         return await self._index(image_id, spec, document, annotations)
 
     async def _index(
@@ -164,28 +213,29 @@ class Composer:
         """Each platform of the base that all additions have; attestations stay behind."""
         images: list[ComposedImage] = []
         entries: list[Descriptor] = []
-        for entry in index.manifests:
+        for listed in index.manifests:
             if (
-                entry.platform is None
-                or entry.platform.os == "unknown"
-                or not media_types.is_manifest(entry.media_type)
+                listed.platform is None
+                or listed.platform.os == "unknown"
+                or listed.artifact_type == ARTIFACT_TYPE
+                or not media_types.is_manifest(listed.media_type)
             ):
                 continue
-            raw = (await self._manifests.get(spec.base.target, entry.digest)).raw
+            raw = (await self._manifests.get(spec.base.target, listed.digest)).raw
             base = await self._image(spec.base, raw)
             try:
                 image = await self._for_platform(spec, base, annotations)
             except ManifestNotFound as error:
                 _log.info(
-                    "platform_left_out", image_id=image_id, platform=str(entry.platform), reason=str(error)
+                    "platform_left_out", image_id=image_id, platform=str(listed.platform), reason=str(error)
                 )
                 continue
             images.append(image)
-            entries.append(dataclasses.replace(image.manifest_descriptor, platform=entry.platform))
+            entries.append(dataclasses.replace(image.manifest_descriptor, platform=listed.platform))
         if not images:
             raise ImageSpecInvalid(image_id, ["no platform of the base is offered by all that is added"])
         made = Index(tuple(entries), annotations={**index.annotations, **annotations})
-        return _Composition(RawManifest.of(media_types.OCI_INDEX, made.dump()), tuple(images))
+        return _Composition(tuple(images), made)
 
     async def _for_platform(
         self, spec: ImageSpec, base: Image, annotations: Mapping[str, str]
@@ -195,6 +245,7 @@ class Composer:
             if spec.is_combination:
                 return combined
             base = as_image(combined)
+        base = dataclasses.replace(base, manifest=unnamed(base.manifest))
         parts = [await self._part(spec, base, layer) for layer in spec.layers]
         env_edits = [*(edit for part in parts for edit in part.edits), *spec.env]
 

@@ -33,7 +33,7 @@ class Pulls:
         if not target.is_composed:
             return lambda: self.locator.locate(target, digest, via=via)
         return lambda: self.locator.locate(
-            target, digest, prepare=lambda: self.composer.prepare(target.repository)
+            target, digest, prepare=lambda: self.composer.prepare(target.repository, digest)
         )
 
     async def tags(self, target: Target, via: Upstreams | None = None) -> Sequence[str]:

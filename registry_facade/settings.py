@@ -127,6 +127,9 @@ class FacadeSettings:
         "none",
         "What layers made of an image spec's files are: plain tars, eStargz, or zstd:chunked.",
     )
+    soci: bool = setting(
+        BOOLEAN, False, "Whether gzip layers are indexed, and composed images name the index, for SOCI."
+    )
     workers: int = setting(INTEGER, 1, "Processes that serve; they share the port and the cache.")
     drain_s: float = setting(DURATION, 20.0, "How long running requests may take to end after SIGTERM.")
     docker_config: Path | None = setting(

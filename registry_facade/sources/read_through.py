@@ -52,10 +52,19 @@ Locate = Callable[[], Awaitable[Located]]
 """Finds the origins of a blob; only called when the cache has not got it."""
 
 
+Stored = Callable[[Digest, int], None]
+"""Hears the digest and size of each blob that came in; soon done, never raises."""
+
+
+def unheard(_digest: Digest, _size: int) -> None:
+    """Nobody wants to know."""
+
+
 class ReadThrough:
     """Safe for concurrent use on one event loop.
 
-    ``neighbours`` hear of each blob that came in, and of what they gave that was not the blob.
+    ``neighbours`` and ``stored`` hear of each blob that came in, the former also of what they gave that was
+    not the blob.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class ReadThrough:
         linger_s: float,
         claims: Claims,
         neighbours: Neighbours = NO_NEIGHBOURS,
+        stored: Stored = unheard,
     ) -> None:
         self.storage = storage
         self._metrics = metrics
@@ -75,6 +85,7 @@ class ReadThrough:
         self._claims = claims
         self._fellows = Fellows()
         self._neighbours = neighbours
+        self._stored = stored
         self._paces = Paces()
         self._hedge = Hedge(self._paces, metrics, background)
         self._downloads: dict[Digest, Download] = {}
@@ -247,6 +258,7 @@ class ReadThrough:
         await self.storage.publish(blob, source)
         _log.info("blob_stored", digest=blob.digest, size_bytes=blob.size, source=source)
         self._neighbours.stored(blob.digest, source, audience)
+        self._stored(blob.digest, blob.size)
 
     def received_from(self, digest: Digest) -> Mapping[str, int]:
         """The bytes of a blob that this process downloaded lately, by source."""
