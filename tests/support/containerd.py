@@ -1,6 +1,7 @@
 """A containerd of our own: own root, state, socket and registry hosts directory."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -9,10 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from tests.support.components import program, require
 from tests.support.processes import Process
 
 NAMESPACE = "lapstrake"
+KUBERNETES = "k8s.io"
+"""Where what is pulled as kubelet does it lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +28,12 @@ class Containerd:
     certs_d: Path
     root: Path
     process: Process
+    namespace: str = NAMESPACE
+    snapshotter: str = "native"
 
     def ctr(self, *args: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs ``ctr``; raises AssertionError with its output when it fails and ``check`` is true."""
-        argv = [program("ctr"), "--address", str(self.socket), "--namespace", NAMESPACE, *map(str, args)]
+        argv = [program("ctr"), "--address", str(self.socket), "--namespace", self.namespace, *map(str, args)]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=90)
         assert not check or done.returncode == 0, f"{argv} ended with {done.returncode}:\n{done.stderr}"
         return done
@@ -38,28 +45,41 @@ class Containerd:
 
     def run(self, reference: str, name: str, *command: str) -> str:
         """The standard output of ``command`` in a fresh container of a pulled image."""
-        fixed = ("--rm", "--net-host", "--snapshotter", "native")
+        fixed = ("--rm", "--net-host", "--snapshotter", self.snapshotter)
         return self.ctr("run", *fixed, reference, name, *command).stdout
+
+    def pull_as_kubelet(self, reference: str) -> None:
+        """By the CRI (runtime.v1.ImageService), which tells the snapshotter which image a layer is of.
+
+        Raises grpc.RpcError.
+        """
+        name = reference.encode()
+        image = b"\x0a" + bytes([len(name)]) + name  # ImageSpec.image = 1; PullImageRequest.image = 1
+        with grpc.insecure_channel(f"unix://{self.socket}") as channel:
+            pull = channel.unary_unary("/runtime.v1.ImageService/PullImage")
+            pull(b"\x0a" + bytes([len(image)]) + image, timeout=90, wait_for_ready=True)
 
 
 @contextlib.contextmanager
-def containerd() -> Iterator[Containerd]:
+def containerd(remote_snapshotter: tuple[str, Path] | None = None) -> Iterator[Containerd]:
+    """``remote_snapshotter``: the name and socket of one that `Containerd.pull_as_kubelet` pulls into."""
     require("containerd")
     # a socket's path has at most 107 bytes, less than a test's own temporary directory may take
     root = Path(tempfile.mkdtemp(prefix="lapstrake-ctrd-"))
     try:
-        with _running(root) as daemon:
+        with _running(root, remote_snapshotter) as daemon:
             yield daemon
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _running(root: Path) -> Iterator[Containerd]:
+def _running(root: Path, remote_snapshotter: tuple[str, Path] | None) -> Iterator[Containerd]:
     certs_d, socket = root / "certs.d", root / "s.sock"
     certs_d.mkdir()
     settings = root / "config.toml"
-    settings.write_text(_settings(root, socket, certs_d))
+    remote = "" if remote_snapshotter is None else _remote(*remote_snapshotter)
+    settings.write_text(_settings(root, socket, certs_d) + remote)
     ctr = program("ctr")
 
     def answers(_process: Process) -> bool:
@@ -69,12 +89,25 @@ def _running(root: Path) -> Iterator[Containerd]:
     argv: list[str | Path] = [program("containerd"), "--config", settings]
     with Process("containerd", argv, log=root / "containerd.log", ready=answers) as process:
         daemon = Containerd(socket, certs_d, root, process)
+        if remote_snapshotter is not None:
+            daemon = dataclasses.replace(daemon, namespace=KUBERNETES, snapshotter=remote_snapshotter[0])
         try:
             yield daemon
         finally:
             for container in daemon.ctr("tasks", "ls", "--quiet", check=False).stdout.split():
                 daemon.ctr("tasks", "kill", "--signal", "SIGKILL", container, check=False)
                 daemon.ctr("tasks", "delete", "--force", container, check=False)
+
+
+def _remote(name: str, socket: Path) -> str:
+    return f"""
+[proxy_plugins.{name}]
+  type = "snapshot"
+  address = {json.dumps(str(socket))}
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "{name}"
+  disable_snapshot_annotations = false
+"""
 
 
 def _settings(root: Path, socket: Path, certs_d: Path) -> str:
