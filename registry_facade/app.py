@@ -45,7 +45,7 @@ from registry_facade.settings import FacadeSettings, WarmSettings
 from registry_facade.sharing import SharingRules
 from registry_facade.soci.opening import soci_indexes
 from registry_facade.sources.fellows import answering_fellows, metrics_of
-from registry_facade.sources.read_through import ReadThrough, unheard
+from registry_facade.sources.read_through import ReadThrough
 from registry_facade.sources.upstream import LayoutUpstream, RegistryUpstream, Upstream, Upstreams
 from registry_facade.specs.opening import spec_provider, stored_specs
 from registry_facade.tenancy.opening import gate_of
@@ -98,7 +98,6 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
         )
         if seat is None:
             seat = Seat(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lapstrake-"))))
-        soci = await soci_indexes(settings, storage, metrics, stack)
         cache = ReadThrough(
             storage,
             counted,
@@ -106,8 +105,8 @@ async def facade(settings: FacadeSettings, seat: Seat | None = None) -> AsyncIte
             linger_s=settings.linger_s,
             claims=Claims(settings.cache_dir / "partial", str(seat.address)),
             neighbours=neighbours,
-            stored=unheard if soci is None else soci.stored,
         )
+        soci = await soci_indexes(settings, cache, metrics, stack)
         await stack.enter_async_context(answering_fellows(seat.address, cache.open_own, metrics.render))
         sharing = SharingRules(settings.unshared_images, settings.public_images)
         urls = UrlPlaces(Web(await stack.enter_async_context(walled_transport(settings))))

@@ -1,17 +1,12 @@
 """The zTOCs of layers: made once a layer is in the cache, remembered, and made again when they are wanted.
 
-A layer is indexed from its finished file, by a process of its own that only runs when a processor is idle,
-one at a time; no pull waits for that. What cannot be indexed is remembered too, so that the rest of an image
-can be.
+A layer is indexed from its finished file, by a process of its own (`registry_facade.soci.builder`), one at a
+time; no pull waits for that. What cannot be indexed is remembered too, so that the rest of an image can be.
 """
 
 import asyncio
 import contextlib
-import json
-import os
-import signal
 import sqlite3
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -26,9 +21,8 @@ from ocikit.errors import OciError
 from ocikit.manifest import RawManifest
 from registry_facade.cache.claims import Claims
 from registry_facade.cache.memory import MemoryCache
-from registry_facade.cache.storage import Storage
 from registry_facade.errors import CacheUnusable
-from registry_facade.soci.errors import BuildFailed
+from registry_facade.soci.builder import run_build
 from registry_facade.soci.index import (
     BUILD_TOOL,
     EMPTY_CONFIG,
@@ -38,6 +32,7 @@ from registry_facade.soci.index import (
     soci_index,
 )
 from registry_facade.soci.metrics import SociMetrics
+from registry_facade.sources.read_through import ReadThrough
 from servicekit.sqlite import Database
 from servicekit.tasks import BackgroundTasks
 
@@ -54,7 +49,6 @@ _MAX_WAITING = 256
 _AGAIN_S = 600.0
 """A layer whose process failed, for want of memory or room or by a signal, is left alone for so long."""
 _ASK_AGAIN_S = 0.2
-_SAID_BYTES = 2000
 
 Fetch = Callable[[Digest], Awaitable[None]]
 """Gets a layer into the cache. Raises what the sources said."""
@@ -79,8 +73,9 @@ class SociIndexes:
     Fellow workers share ``memory`` and, by ``claims``, never index the same layer at once.
     """
 
-    def __init__(self, storage: Storage, memory: Database, claims: Claims, metrics: SociMetrics) -> None:
-        self._storage = storage
+    def __init__(self, cache: ReadThrough, memory: Database, claims: Claims, metrics: SociMetrics) -> None:
+        self._cache = cache
+        self._storage = cache.storage
         self._memory = memory
         self._claims = claims
         self._metrics = metrics
@@ -197,7 +192,9 @@ class SociIndexes:
             return None
         out = self._storage.scratch / f"ztoc-{layer.encoded}"
         try:
-            answer = await _run(layer, self._storage.path(layer), out, is_awaited=is_awaited)
+            answer = await run_build(
+                layer, self._storage.path(layer), out, None if is_awaited else lambda: self._cache.is_read
+            )
             verdict = Verdict(answer.get("digest", ""), answer.get("size", 0), answer.get("refused", ""))
             if not verdict.refused:
                 await self._storage.adopt(out, Digest(verdict.digest), verdict.size, "composed")
@@ -240,34 +237,3 @@ class SociIndexes:
             )
         except (sqlite3.Error, OSError) as error:
             raise CacheUnusable("soci.sqlite", str(error)) from error
-
-
-async def _run(layer: Digest, path: Path, out: Path, *, is_awaited: bool) -> dict[str, Any]:
-    """What `registry_facade.soci.build` answers. Raises BuildFailed."""
-    await asyncio.to_thread(out.parent.mkdir, parents=True, exist_ok=True)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "registry_facade.soci.build"),
-        *(str(path), layer, str(out), str(os.getpid()), "awaited" if is_awaited else "idle"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        said, complaint = await process.communicate()
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await asyncio.shield(process.wait())
-    if process.returncode != 0:
-        raise BuildFailed(layer, _reason(process.returncode, complaint[-_SAID_BYTES:]))
-    answer: dict[str, Any] = json.loads(said)
-    return answer
-
-
-def _reason(status: int | None, complaint: bytes) -> str:
-    if status is not None and status < 0:
-        return f"its process was ended by {signal.Signals(-status).name}"
-    last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
-    return last or f"its process ended with status {status}"

@@ -53,18 +53,13 @@ Locate = Callable[[], Awaitable[Located]]
 
 
 Stored = Callable[[Digest, int], None]
-"""Hears the digest and size of each blob that came in; soon done, never raises."""
-
-
-def unheard(_digest: Digest, _size: int) -> None:
-    """Nobody wants to know."""
+"""Hears the digest and size of a blob that came in; soon done, never raises."""
 
 
 class ReadThrough:
     """Safe for concurrent use on one event loop.
 
-    ``neighbours`` and ``stored`` hear of each blob that came in, the former also of what they gave that was
-    not the blob.
+    ``neighbours`` hear of each blob that came in, and of what they gave that was not the blob.
     """
 
     def __init__(
@@ -76,7 +71,6 @@ class ReadThrough:
         linger_s: float,
         claims: Claims,
         neighbours: Neighbours = NO_NEIGHBOURS,
-        stored: Stored = unheard,
     ) -> None:
         self.storage = storage
         self._metrics = metrics
@@ -85,7 +79,8 @@ class ReadThrough:
         self._claims = claims
         self._fellows = Fellows()
         self._neighbours = neighbours
-        self._stored = stored
+        self._told: list[Stored] = []
+        self._readers = 0
         self._paces = Paces()
         self._hedge = Hedge(self._paces, metrics, background)
         self._downloads: dict[Digest, Download] = {}
@@ -100,8 +95,22 @@ class ReadThrough:
 
         ``gently`` paces a download that nobody waits for; anybody who does frees it.
         """
-        async with contextlib.AsyncExitStack() as stack:
-            yield await self._open(digest, locate, start, stack, gently)
+        is_waited_for = gently is None
+        self._readers += is_waited_for
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                yield await self._open(digest, locate, start, stack, gently)
+        finally:
+            self._readers -= is_waited_for
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody is reading a blob, or waits for one."""
+        return self._readers > 0
+
+    def tell(self, stored: Stored) -> None:
+        """From now on ``stored`` hears of each blob that comes in."""
+        self._told.append(stored)
 
     async def quiet(self) -> None:
         """Returns when nothing is being downloaded that somebody waits for."""
@@ -258,7 +267,8 @@ class ReadThrough:
         await self.storage.publish(blob, source)
         _log.info("blob_stored", digest=blob.digest, size_bytes=blob.size, source=source)
         self._neighbours.stored(blob.digest, source, audience)
-        self._stored(blob.digest, blob.size)
+        for stored in self._told:
+            stored(blob.digest, blob.size)
 
     def received_from(self, digest: Digest) -> Mapping[str, int]:
         """The bytes of a blob that this process downloaded lately, by source."""

@@ -429,7 +429,10 @@ def builders(parent: int) -> Iterator[int]:
 
 @contextlib.asynccontextmanager
 async def stopped_builder(parent: int) -> AsyncIterator[int]:
-    """The next process that indexes a layer, stopped in the middle; it goes on, or is gone, afterwards."""
+    """The next process that indexes a layer, stopped in the middle; it goes on, or is gone, afterwards.
+
+    The facade stops and continues it too, so it has to be stopped again and again.
+    """
     found: list[int] = []
 
     async def caught() -> bool:
@@ -439,9 +442,18 @@ async def stopped_builder(parent: int) -> AsyncIterator[int]:
         return bool(found)
 
     await until(caught)
+
+    async def hold() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(found[0], signal.SIGSTOP)
+                await asyncio.sleep(0.001)
+
+    holding = asyncio.create_task(hold())
     try:
         yield found[0]
     finally:
+        holding.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.kill(found[0], signal.SIGCONT)
 
@@ -456,6 +468,29 @@ async def test_no_pull_waits_while_a_layer_is_indexed(shop: Shop) -> None:
             shop.write("other")
             assert not (await latest(facade, "other")).index
         await indexed(facade)
+
+
+async def test_builder_is_stopped_while_somebody_reads(shop: Shop) -> None:
+    await shop.hold(BIG, OTHER)
+    async with shop.facade() as facade:
+        await pulled_whole(facade)
+        await indexed(facade)
+        late = made_layer({"late": NOISE, "later": b"!"})
+        await push_image(shop.layout, "v2", [late, OTHER])
+        shop.write("late", base="images/app:v2")
+        await latest(facade, "late")
+        blob = f"/v2/workspaces/ws/blobs/{OTHER.layer.descriptor.digest}"
+        async with facade.session.get(blob) as response:
+            assert len(await response.content.read(100)) == 100
+            await fetched(facade, late.layer.descriptor.digest)
+
+            async def stopped() -> bool:
+                states = [Path(f"/proc/{pid}/stat").read_text() for pid in builders(os.getpid())]
+                return any(") T " in state for state in states)
+
+            await until(stopped)
+            response.close()
+        await until_counted(facade, "indexed", 3)
 
 
 async def test_builder_that_is_killed_costs_the_index_until_the_next_start_and_no_pull(shop: Shop) -> None:
