@@ -9,6 +9,7 @@ import random
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from registry_facade.soci.index import BUILD_TOOL, SPAN_BYTES, LayerZtoc, soci_i
 from tests.integration.test_facade_clients import opened
 from tests.support.containerd import containerd
 from tests.support.facade import facade_process, metric_value
-from tests.support.images import BUSYBOX, MadeLayer, made_layer, push_image
+from tests.support.images import AMD64, BUSYBOX, MadeLayer, made_layer, push_image, push_index
 from tests.support.soci import CONTAINERD_SOCKET, fuse_mounts, require_soci, soci_convert, soci_snapshotter
 from tests.unit.registry_facade.test_soci_ztoc import PACKINGS, content, in_members, tar_of
 
@@ -90,15 +91,21 @@ async def test_ztoc_and_index_are_those_of_the_soci_command_byte_for_byte(
 
 
 @pytest.mark.component("containerd", "runc", "busybox")
-async def test_snapshotter_runs_a_composed_image_and_fetches_only_what_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["manifest", "index"])
+async def test_snapshotter_runs_a_composed_image_and_fetches_only_what_is_read(
+    tmp_path: Path, base: str
+) -> None:
     """One layer is a gzip like any other, one of many members, as parallel compressors write them."""
-    base = made_layer({"bin/busybox": BUSYBOX.read_bytes(), "data/noise": NOISE, "data/small": b"small\n"})
+    plain = made_layer({"bin/busybox": BUSYBOX.read_bytes(), "data/noise": NOISE, "data/small": b"small\n"})
     parallel = as_layer(in_members(MIB)(tar_of([("opt/noise", NOISE[::-1]), ("opt/small", b"other\n")])))
-    await push_image(LayoutRepository(tmp_path / "layout", create=True), "v1", [base, parallel])
+    layout = LayoutRepository(tmp_path / "layout", create=True)
+    image = await push_image(layout, "v1", [plain, parallel])
+    if base == "index":
+        await push_index(layout, "v1", [(AMD64, image)])
     (tmp_path / "specs").mkdir()
     spec = {"base": "images/app:v1", "layers": [{"files": {"/etc/greeting": "hello\n"}}]}
     (tmp_path / "specs" / "ws.json").write_text(json.dumps(spec))
-    await asyncio.to_thread(_pull_and_read, tmp_path, len(base.blob) + len(parallel.blob))
+    await asyncio.to_thread(_pull_and_read, tmp_path, len(plain.blob) + len(parallel.blob))
 
 
 def _pull_and_read(tmp_path: Path, layers_bytes: int) -> None:
@@ -127,14 +134,20 @@ def _pull_and_read(tmp_path: Path, layers_bytes: int) -> None:
 
 def _await_index(image: str) -> None:
     """Pulls it like a client that knows nothing of SOCI, then waits for the manifest that names an index."""
-    manifest = json.loads(opened(f"{image}/manifests/latest").read())
+    manifest = _manifest(image)
     for layer in manifest["layers"]:
         opened(f"{image}/blobs/{layer['digest']}").read()
     deadline_s = time.monotonic() + 60
-    while "com.amazon.soci.index-digest" not in manifest["annotations"]:
+    while "com.amazon.soci.index-digest" not in _manifest(image)["annotations"]:
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
-        manifest = json.loads(opened(f"{image}/manifests/latest").read())
+
+
+def _manifest(image: str) -> Any:
+    found = json.loads(opened(f"{image}/manifests/latest").read())
+    if "manifests" not in found:
+        return found
+    return json.loads(opened(f"{image}/manifests/{found['manifests'][0]['digest']}").read())
 
 
 def _served_bytes(url: str) -> float:
