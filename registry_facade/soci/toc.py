@@ -6,6 +6,7 @@ it. So whatever Go and Python may read differently is refused rather than descri
 
 import datetime as dt
 import gzip
+import io
 import re
 import tarfile
 import zlib
@@ -30,7 +31,23 @@ _MAGIC = slice(257, 265)
 _PREFIX = slice(345, 500)
 _USTAR, _GNU, _STAR = b"ustar\0", b"ustar  \0", b"tar\0"
 _TRAILER_BYTES = 2 * tarfile.BLOCKSIZE
+_MAX_ENDS = 8
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class _Ending(io.RawIOBase):
+    """What `tarfile` reads from: a hostile size or map of holes makes it read on at the end, for ever."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self._stream = stream
+        self._ends = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self._ends += not data
+        if self._ends > _MAX_ENDS:
+            raise NotIndexable("the tar ends early")
+        return data
 
 
 class _Header(tarfile.TarInfo):
@@ -59,7 +76,11 @@ def read_toc(path: Path) -> tuple[list[FileEntry], int]:
         with (
             gzip.open(path) as stream,
             tarfile.open(
-                fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8", errors="surrogateescape"
+                fileobj=_Ending(stream),
+                mode="r|",
+                tarinfo=_Header,
+                encoding="utf-8",
+                errors="surrogateescape",
             ) as tar,
         ):
             entries = list(_entries(tar))
@@ -69,6 +90,8 @@ def read_toc(path: Path) -> tuple[list[FileEntry], int]:
             return entries, min(end + _TRAILER_BYTES, stream.tell())
     except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError) as error:
         raise NotIndexable(str(error)) from error
+    except (ArithmeticError, LookupError, ValueError) as error:  # which a hostile header gets out of tarfile
+        raise NotIndexable(f"the tar is damaged: {error}") from error
 
 
 def _entries(tar: tarfile.TarFile) -> Iterator[FileEntry]:
@@ -81,8 +104,10 @@ def _entries(tar: tarfile.TarFile) -> Iterator[FileEntry]:
 
 def _entry(member: tarfile.TarInfo) -> FileEntry:
     kind = _TYPES.get(member.type)
-    if kind is None or member.issparse():
-        raise NotIndexable(f"{member.name[:200]!r} in the tar is of type {member.type!r}, or sparse")
+    if kind is None or member.issparse() or member.size < 0:
+        raise NotIndexable(
+            f"{member.name[:200]!r} in the tar is of type {member.type!r}, sparse, or too large"
+        )
     return FileEntry(
         _raw(member.name + ("/" if member.isdir() else "")),
         kind,

@@ -1,5 +1,6 @@
 """zTOCs: what they say of a layer, before a reader that knows only the published schema."""
 
+import contextlib
 import datetime as dt
 import gzip
 import io
@@ -232,6 +233,15 @@ def with_field(tar: bytearray, at: int, value: bytes) -> bytes:
     return bytes(tar)
 
 
+def with_pax(records: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        entry = tarfile.TarInfo("a")
+        entry.pax_headers = records
+        tar.addfile(entry)
+    return gzip.compress(out.getvalue())
+
+
 def with_global_header() -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", pax_headers={"comment": "all"}) as tar:
@@ -254,6 +264,11 @@ REFUSED = {
     "a tar that is cut": gzip.compress(tar_of([("a", b"x" * 5000)])[:3000]),
     "a tar with a damaged header": gzip.compress(flipped(tar_of([("a", b"x"), ("b", b"y")]), 1030)),
     "a sparse file": sparse(),
+    "a size beyond all": gzip.compress(
+        with_field(bytearray(tar_of([("a", b"")], tarfile.GNU_FORMAT)), 124, b"\x80\0\0\0\x7f" + b"\xff" * 7)
+    ),
+    "a map of holes without an end": with_pax({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+    "a map of holes of no numbers": with_pax({"GNU.sparse.map": "x,y", "GNU.sparse.size": "1"}),
     "headers for all": with_global_header(),
     "an unknown type": gzip.compress(with_field(bytearray(tar_of([("a", b"")])), 156, b"7")),
     "an unknown magic": gzip.compress(with_field(bytearray(tar_of([("a", b"")])), 257, b"uztar")),
@@ -289,3 +304,41 @@ def test_damage_anywhere_is_refused_or_harmless(
 def test_spans_are_those_of_the_format_by_default(tmp_path: Path) -> None:
     (tmp_path / "layer").write_bytes(GOOD)
     assert read_ztoc(bytes(build_ztoc(tmp_path / "layer"))).span_bytes == SPAN_BYTES == 4 << 20
+
+
+def tar_to_damage() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("a", "ä" * 150):
+            entry = tarfile.TarInfo(name)
+            entry.size = 600
+            entry.pax_headers = {"mtime": "1700000000.5", "SCHILY.xattr.user.x": "y", "uid": "70000"}
+            tar.addfile(entry, io.BytesIO(b"z" * 600))
+    gnu = tar_of([("g" * 120, b"long")], tarfile.GNU_FORMAT)
+    return out.getvalue()[: -tarfile.RECORDSIZE].rstrip(b"\0") + bytes(1024) + gnu
+
+
+TAR = tar_to_damage()
+
+
+@given(
+    at=st.integers(0, len(TAR) - 1),
+    with_bytes=st.binary(min_size=1, max_size=12)
+    | st.sampled_from([b"-1", b"99999999999", b"=", b"\n", b"\x80\xff"]),
+    mends=st.booleans(),
+)
+@settings(max_examples=400, deadline=None)
+def test_whatever_the_tar_is_it_is_described_or_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+    at: int,
+    with_bytes: bytes,
+    mends: bool,  # noqa: FBT001 (a parameter of the test)
+) -> None:
+    tar = bytearray(TAR)
+    tar[at : at + len(with_bytes)] = with_bytes
+    if mends:  # so that what is wrong is not the checksum of a header
+        header = at // 512 * 512
+        tar[header + 148 : header + 156] = b" " * 8
+        tar[header + 148 : header + 156] = b"%06o\0 " % sum(tar[header : header + 512])
+    with contextlib.suppress(NotIndexable):
+        ztoc_of(tmp_path_factory.mktemp("soci") / "layer", gzip.compress(bytes(tar), 1))
