@@ -9,6 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
+from servicekit.logging import configure_logging
 from tests.bench import scratch
 from tests.bench.harness import Bench, Result, run, table
 
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--full", action="store_true", help="also what takes long (a million files ...)")
     asked = parser.parse_args()
+    configure_logging(level="warning")
     if asked.full:
         os.environ["LAPSTRAKE_BENCH_FULL"] = "1"
     for left in scratch.sweep():

@@ -33,8 +33,17 @@ def benches() -> list[Bench]:
     registry, by_digest = ("docker-registry",), _by("manifests/{manifest}")
     rates = ("docker-registry", "wrk")
     return [
-        Bench("warm 512 MiB blob", "nginx", "MB/s", ">= 0.9", _warm_nginx, ("nginx",), rounds=3),
-        Bench("warm 512 MiB blob", "docker-registry", "MB/s", ">= 1.0", _warm_registry, registry, rounds=3),
+        Bench("warm 512 MiB blob", "nginx", "MB/s", ">= 0.9", _warm_nginx, ("nginx",), rounds=25),
+        Bench("warm 512 MiB blob", "docker-registry", "MB/s", ">= 1.0", _warm_registry, registry, rounds=25),
+        Bench(
+            "warm 512 MiB blob: nginx's sendfile alone",
+            "docker-registry",
+            "MB/s",
+            "",
+            _nginx_registry,
+            ("nginx", *registry),
+            rounds=25,
+        ),
         Bench("manifest by tag", "docker-registry", "req/s", ">= 8", _by("manifests/v1"), rates),
         Bench("manifest by digest", "docker-registry", "req/s", ">= 8", by_digest, rates),
         Bench("4 KiB blob", "docker-registry", "req/s", ">= 6", _by("blobs/{blob}"), rates),
@@ -106,21 +115,41 @@ def _warm_nginx(directory: Path) -> Iterator[Sides]:
 @contextlib.contextmanager
 def _warm_registry(directory: Path) -> Iterator[Sides]:
     layout, digest = _large_layout(directory)
+    path = f"/v2/x/blobs/{digest}"
     with (
         facade_process(directory / "facade", "--upstream", f"x=oci:{layout}") as facade,
-        docker_registry(directory / "registry") as registry,
+        _registry_of(directory, layout, digest) as registry,
     ):
+        yield Sides(lambda: megabytes_per_s(facade.address, path), lambda: megabytes_per_s(registry, path))
+
+
+@contextlib.contextmanager
+def _nginx_registry(directory: Path) -> Iterator[Sides]:
+    """What sendfile(2) reaches here at the most; this docker-registry reads and writes."""
+    layout, digest = _large_layout(directory)
+    with (
+        _nginx(directory, layout / "blobs" / "sha256") as nginx,
+        _registry_of(directory, layout, digest) as registry,
+    ):
+        yield Sides(
+            lambda: megabytes_per_s(nginx, f"/{digest.partition(':')[2]}"),
+            lambda: megabytes_per_s(registry, f"/v2/x/blobs/{digest}"),
+        )
+
+
+@contextlib.contextmanager
+def _registry_of(directory: Path, layout: Path, digest: str) -> Iterator[str]:
+    """The address of a registry whose repository x has the blob, as the same file."""
+    with docker_registry(directory / "registry") as registry:
         asyncio.run(_push(registry.origin, [made_layer({"a": b"1"})]))
+        encoded = digest.partition(":")[2]
         target = registry.blob_path(digest)
         target.parent.mkdir(parents=True)
-        os.link(layout / "blobs" / "sha256" / digest.partition(":")[2], target)
-        links = registry.root / "docker/registry/v2/repositories/x/_layers/sha256" / digest.partition(":")[2]
+        os.link(layout / "blobs" / "sha256" / encoded, target)
+        links = registry.root / "docker/registry/v2/repositories/x/_layers/sha256" / encoded
         links.mkdir(parents=True)
         (links / "link").write_text(digest)
-        path = f"/v2/x/blobs/{digest}"
-        yield Sides(
-            lambda: megabytes_per_s(facade.address, path), lambda: megabytes_per_s(registry.address, path)
-        )
+        yield registry.address
 
 
 def _by(path: str) -> Any:
