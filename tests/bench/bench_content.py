@@ -200,7 +200,9 @@ def _second_opened(_directory: Path) -> Iterator[Sides]:
 
 @contextlib.contextmanager
 def _restores(directory: Path) -> Iterator[Sides]:
-    """Each into a fresh directory; nothing is deleted meanwhile, which would slow inode allocation."""
+    """Each into a fresh directory, with nothing of the other's left to be written back; nothing is deleted
+    meanwhile, which would slow inode allocation.
+    """
     numbers = itertools.count()
     tree = content_tree.tree()
     with content_tree.server() as server:
@@ -209,12 +211,14 @@ def _restores(directory: Path) -> Iterator[Sides]:
 
         def ours() -> Timed:
             asked = RestoreRequest(directory / f"ours-{next(numbers)}", _W, sync=False)
+            os.sync()
             return timed(lambda: _with_store(server, lambda store: restore(asked, store)))
 
         def peer() -> Timed:
             target = directory / f"peer-{next(numbers)}"
             target.mkdir()
             s5cmd = f"s5cmd --endpoint-url {server.endpoint} cat s3://{server.bucket}/peer.tar"
+            os.sync()
             return timed(lambda: _shell(f"{s5cmd} | tar -xp --xattrs -f - -C {target}"))
 
         yield Sides(ours=ours, peer=peer)
