@@ -54,7 +54,7 @@ class Freshness:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FoundManifest:
-    """``stale`` says that the upstream could not confirm it."""
+    """``stale`` says that the upstream could not confirm it, when it was last asked."""
 
     raw: RawManifest
     stale: bool = False
@@ -86,6 +86,7 @@ class Manifests:
         self._by_digest: MemoryCache[tuple[Target, Digest], RawManifest] = MemoryCache(_MEMORY_BYTES)
         self._tags: MemoryCache[tuple[Target, str], TagRecord] = MemoryCache(100_000)
         self._absent: MemoryCache[tuple[Target, str], float] = MemoryCache(10_000)
+        self._unconfirmed: MemoryCache[tuple[Target, str], str] = MemoryCache(10_000)
         self._flights: SingleFlight[tuple[Target, str], RawManifest] = SingleFlight()
         self._breakers: dict[str, Breaker] = {}
         self._counts: dict[str, Callable[[], None]] = {}
@@ -185,6 +186,9 @@ class Manifests:
         age_s = self._clock.time() - known.checked_s
         if age_s <= self._freshness.revalidate_s:
             _ = self._background.start(self._refresh(target, tag), name=f"revalidate {tag}")
+            if (reason := self._unconfirmed.get((target, tag))) is not None:
+                self.count_stale(target, tag, reason)
+                return FoundManifest(held, stale=True)
             self._count("revalidating")
             return FoundManifest(held)
         return await self._confirmed(target, tag, held)
@@ -231,6 +235,7 @@ class Manifests:
         """Remembers what a tag stands for now."""
         record = TagRecord(digest, self._clock.time())
         self._tags.put((target, tag), record, 1)
+        self._unconfirmed.drop((target, tag))
         try:
             await self._catalog.tagged(target.upstream, target.repository, tag, record)
         except CacheUnusable as error:
@@ -265,6 +270,7 @@ class Manifests:
             await self._flights.do((target, tag), lambda: self._revalidate(target, tag))
         except OciError as error:
             _log.info("revalidation_failed", upstream=target.upstream, tag=tag, reason=str(error))
+            self._unconfirmed.put((target, tag), str(error), 1)
 
     async def _revalidate(self, target: Target, tag: str) -> RawManifest:
         repository = self._upstreams.named(target.upstream).repository(target.repository)

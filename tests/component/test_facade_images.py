@@ -197,6 +197,29 @@ async def test_what_was_pulled_still_pulls_when_the_upstream_is_gone(tmp_path: P
         assert (await facade.get("/v2/team/app/tags/list"))[2] == b'{"name": "team/app", "tags": ["v1"]}'
 
 
+async def test_tag_that_could_not_be_confirmed_behind_an_answer_is_stale_until_it_is(tmp_path: Path) -> None:
+    async with scripted_registry() as upstream:
+        add_image(upstream, "v1", BASE)
+        async with running_facade(
+            tmp_path, upstreams={"hub.test": upstream.origin}, tag_fresh_s=0.0, tag_revalidate_s=600.0
+        ) as facade:
+
+            async def until_marked(*, stale: bool) -> None:
+                async with asyncio.timeout(30):
+                    while True:
+                        status, headers, _ = await facade.get("/v2/x/manifests/v1")
+                        assert status == 200
+                        if headers.get("Warning", "").startswith("110 ") == stale:
+                            return
+
+            await until_marked(stale=False)
+            upstream.manifest_status = 503
+            await until_marked(stale=True)
+            assert await facade.metric("facade_stale_answers_total") == 1
+            upstream.manifest_status = 0
+            await until_marked(stale=False)
+
+
 async def test_moved_tag_is_noticed_after_its_freshness(tmp_path: Path) -> None:
     async with scripted_registry() as upstream:
         add_image(upstream, "v1", BASE)
