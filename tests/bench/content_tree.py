@@ -54,7 +54,7 @@ def tree(times: int = 1) -> Path:
 @functools.cache
 def million() -> Path:
     """1,000,000 files of up to 1,600 bytes in 10,000 directories."""
-    root = Path(_shared().name) / "million"
+    root = _shared() / "million"
     noise = random.Random(6).randbytes(1 << 16)
     for number in range(10_000):
         directory = root / f"group-{number // 100:02}" / f"package-{number % 100:02}"
