@@ -40,6 +40,7 @@ from content.tasks import Task
 from content.turns import Pool
 
 _EVENT_EVERY_S = 0.5
+_PIECE_BYTES = 1 << 20
 
 
 class ContentHandlers:
@@ -253,8 +254,10 @@ class ContentHandlers:
                 raise ObjectCorrupt(snapshot.tar_key, "it is not as long as it was when it was committed")
             response = web.StreamResponse(headers=headers)
             await response.prepare(request)
-            async for piece in reader:
-                await response.write(piece)
+            pieces: list[bytes] = []
+            while await reader.pour(pieces.append, _PIECE_BYTES):
+                await response.write(b"".join(pieces))
+                pieces.clear()
         return response
 
     async def safety(self, request: web.Request) -> web.Response:

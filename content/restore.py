@@ -18,20 +18,19 @@ from content import sidecar, transfer, workers
 from content.archive.extract import Limits, TreeWriter, safe_path
 from content.archive.id_map import IdMap
 from content.archive.index import Entry, IndexReader
-from content.archive.reader import TarReader
 from content.archive.tar_format import DIRECTORY, Member
 from content.archive.walk import LeftOut
 from content.catalog import Catalog
-from content.errors import ArchiveCorrupt, LocalDiskError, MalformedArchive
+from content.errors import ArchiveCorrupt, LocalDiskError
 from content.extractors import WORTHWHILE_WINDOWS, Extractors
 from content.keys import Workspace
+from content.large_files import Archive, restore_large
 from content.objects.base import ObjectSource, ObjectStore
 from content.progress import Progress
 from content.rates import DiskPace
 from content.selection import Selection, Window, choose
 from content.snapshot import Snapshot
 from content.staging import Staging
-from content.streams import SpanStream
 from servicekit.clock import Clock, SystemClock
 from servicekit.throttle import Bucket
 
@@ -164,69 +163,30 @@ async def _extract(
     held = sum(not window.is_streamed for window in selection.windows)
     processes = len(os.sched_getaffinity(0)) if held >= WORTHWHILE_WINDOWS else 0
 
-    async with Extractors(tree, snapshot.tar_key, processes=processes) as extractors:
+    archive, at_once = Archive(store, snapshot.tar_key), store.properties.concurrency
+
+    async with Extractors(tree, snapshot.tar_key, processes=processes, windows=at_once) as extractors:
 
         async def restored(window: Window) -> None:
             if window.is_streamed:
-                await _restore_large(store, snapshot, window, tree, written)
+                await restore_large(archive, window, tree, written)
             else:
                 await _restore_window(store, snapshot, window, extractors, written)
             progress.bytes += window.span.length
             progress.entries += len(window.offsets)
 
-        await workers.each(selection.windows, restored, concurrency=store.properties.concurrency)
+        await workers.each(selection.windows, restored, concurrency=at_once)
         await extractors.hand_over()
 
 
 async def _restore_window(
     store: ObjectSource, snapshot: Snapshot, window: Window, extractors: Extractors, written: Bucket
 ) -> None:
-    data = await transfer.get_span(store, snapshot.tar_key, window.span)
-    await written.acquire(len(data))
+    async def fetch(room: memoryview) -> None:
+        await transfer.get_span(store, snapshot.tar_key, window.span, room)
+        await written.acquire(len(room))
+
     try:
-        await extractors.write(data, window)
+        await extractors.write(window, fetch)
     except ArchiveCorrupt:
-        data = await transfer.get_span(store, snapshot.tar_key, window.span)
-        await extractors.write(data, window)
-
-
-async def _restore_large(
-    store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter, written: Bucket
-) -> None:
-    """What turns out to be damaged when it is written is written again, by the same name."""
-    member = await _stream(store, snapshot, window, tree, written)
-    if not member.is_good:
-        again = await _stream(store, snapshot, window, tree, written)
-        if not again.is_good or member.path not in {None, again.path}:
-            raise ArchiveCorrupt(os.fsdecode(again.path or b"a member"), snapshot.tar_key)
-
-
-@dataclass(frozen=True, slots=True)
-class _Streamed:
-    """``path`` None: the header could not be read, and nothing was written."""
-
-    path: bytes | None
-    is_good: bool
-
-
-async def _stream(
-    store: ObjectSource, snapshot: Snapshot, window: Window, tree: TreeWriter, written: Bucket
-) -> _Streamed:
-    async with SpanStream(store, snapshot.tar_key, window.span, pace=written) as stream:
-
-        def work() -> _Streamed:
-            reader = TarReader(stream, snapshot.tar_key)
-            try:
-                member = reader.next()
-            except MalformedArchive:
-                member = None
-            if member is None:
-                return _Streamed(None, is_good=False)
-            tree.add(member, reader.chunks())
-            reader.skip()
-            is_good = stream.crc32 == window.crc32[0]
-            if not is_good:
-                tree.discount(member)
-            return _Streamed(member.path, is_good)
-
-        return await stream.consume(work)
+        await extractors.write(window, fetch)

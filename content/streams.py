@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 from content import transfer
 from content.archive import crc32
 from content.objects.base import ObjectSource, Span
+from servicekit.threads import to_its_end
 from servicekit.throttle import Bucket, Throttle
 
 T = TypeVar("T")
@@ -17,9 +18,10 @@ _AHEAD = 2
 
 
 class SpanStream:
-    """Holds at most ``_AHEAD + 1`` steps of 4 MiB. An async context manager; `consume` runs the thread.
+    """Holds at most ``_AHEAD + 2`` steps of 4 MiB. An async context manager; `consume` runs the thread.
 
-    Each step is asked for at ``pace`` before the thread gets it.
+    Each step is asked for at ``pace`` before the thread gets it. What `read` gave is overwritten after the
+    next call of it.
     """
 
     def __init__(self, store: ObjectSource, key: str, span: Span, *, pace: Bucket | None = None) -> None:
@@ -29,10 +31,12 @@ class SpanStream:
         self._next = span.start
         self._stop = span.start + span.length
         self._loop = asyncio.get_running_loop()
-        self._ahead: deque[asyncio.Task[bytearray]] = deque()
-        self._current = memoryview(b"")
+        self._ahead: deque[asyncio.Task[memoryview]] = deque()
+        self._free: list[memoryview] = []
+        self._step = memoryview(b"")
+        self._current = self._step
         self._closed = False
-        self._refilling: concurrent.futures.Future[bytearray] | None = None
+        self._refilling: concurrent.futures.Future[memoryview] | None = None
         self.crc32 = 0
         """Of all bytes that were read."""
 
@@ -48,17 +52,12 @@ class SpanStream:
 
     async def consume(self, work: Callable[[], T]) -> T:
         """Runs ``work`` in a thread to its end; a cancellation makes its next read fail."""
-        working = self._loop.run_in_executor(None, work)
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            self._closed = True
-            if self._refilling is not None:
-                self._refilling.cancel()
-            await asyncio.wait([working])
-            if not working.cancelled():
-                working.exception()
-            raise
+        return await to_its_end(self._loop.run_in_executor(None, work), interrupt=self._interrupt)
+
+    def _interrupt(self) -> None:
+        self._closed = True
+        if self._refilling is not None:
+            self._refilling.cancel()
 
     def read(self, size_bytes: int) -> bytes | memoryview:
         """As `content.archive.reader.Source`; raises what the store raised."""
@@ -79,21 +78,29 @@ class SpanStream:
         return bytes(pieces)
 
     def _refill(self) -> None:
-        self._refilling = asyncio.run_coroutine_threadsafe(self._step(), self._loop)
-        self._current = memoryview(self._refilling.result())
+        self._refilling = asyncio.run_coroutine_threadsafe(self._next_step(self._step), self._loop)
+        self._step = self._current = self._refilling.result()
 
-    async def _step(self) -> bytearray:
+    async def _next_step(self, done: memoryview) -> memoryview:
+        if done:
+            self._free.append(done)
         while len(self._ahead) <= _AHEAD and self._next < self._stop and not self._closed:
             span = Span(self._next, min(_STEP_BYTES, self._stop - self._next))
             self._next += span.length
-            self._ahead.append(asyncio.create_task(transfer.get_span(self._store, self._key, span)))
+            self._ahead.append(asyncio.create_task(self._fetch(span)))
         if self._closed:
             raise asyncio.CancelledError
         if not self._ahead:
-            return bytearray()
-        data = await self._ahead.popleft()
-        await self._pace.acquire(len(data))
-        return data
+            return memoryview(b"")
+        step = await self._ahead.popleft()
+        await self._pace.acquire(len(step))
+        return step
+
+    async def _fetch(self, span: Span) -> memoryview:
+        room = self._free.pop() if self._free else memoryview(bytearray(_STEP_BYTES))
+        room = room[: span.length]
+        await transfer.get_span(self._store, self._key, span, room)
+        return room
 
     def drain(self) -> None:
         """Reads to the end, for the sake of `crc32`."""

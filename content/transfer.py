@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import IO, TypeVar
 
@@ -26,9 +26,11 @@ from content.objects.base import (
 )
 from content.upload import PartUploader
 from servicekit.backoff import Backoff, retry
+from servicekit.throttle import Bucket
 
 T = TypeVar("T")
 _PART_BYTES = 8 << 20
+_STEP_BYTES = 4 << 20
 _BACKOFF = Backoff(attempts=5, first_s=0.2, cap_s=10.0)
 
 
@@ -92,18 +94,20 @@ async def get_file(store: ObjectSource, key: str, file: IO[bytes], *, size_bytes
     async def attempt() -> None:
         file.seek(0)
         file.truncate()
-        digest, size = hashlib.sha256(), 0
+        digest = hashlib.sha256()
+
+        def take(piece: bytes) -> None:
+            digest.update(piece)
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise LocalDiskError.from_os(tempfile.gettempdir(), error) from error
+
         async with store.open(key) as reader:
             if reader.info.size_bytes != size_bytes:
                 raise ObjectCorrupt(key, f"it has {reader.info.size_bytes} bytes, not {size_bytes}")
-            async for piece in _pieces(reader):
-                digest.update(piece)
-                size += len(piece)
-                try:
-                    await asyncio.to_thread(file.write, piece)
-                except OSError as error:
-                    raise LocalDiskError.from_os(tempfile.gettempdir(), error) from error
-        if size != size_bytes or digest.hexdigest() != sha256:
+            await _pour(reader, take, size_bytes)
+        if digest.hexdigest() != sha256:
             raise ObjectCorrupt(key, "its checksum does not match")
 
     await _again_if_corrupt(attempt)
@@ -128,10 +132,9 @@ class _NotBegun(Exception):
     """A read that the store's own layer has repeated already; the cause says what it met."""
 
 
-async def _pieces(reader: ObjectReader) -> AsyncIterator[bytes]:
+async def _pour(reader: ObjectReader, sink: Callable[[bytes], object], limit_bytes: int) -> None:
     try:
-        async for piece in reader:
-            yield piece
+        await reader.pour(sink, limit_bytes)
     except StoreUnavailable as error:
         raise _BrokenOff from error
 
@@ -156,22 +159,55 @@ async def get_whole(store: ObjectSource, key: str, span: Span | None = None) -> 
 
     async def attempt() -> tuple[bytes, ObjectInfo]:
         async with store.open(key, span) as reader:
-            return b"".join([piece async for piece in _pieces(reader)]), reader.info
+            pieces: list[bytes] = []
+            await _pour(reader, pieces.append, reader.info.size_bytes)
+            return b"".join(pieces), reader.info
 
     return await _again_if_broken(attempt)
 
 
-async def get_span(store: ObjectSource, key: str, span: Span) -> bytearray:
-    """The bytes of a span alone, in the memory that they take and a piece more; read again as a whole when it
-    breaks off.
+async def get_span(store: ObjectSource, key: str, span: Span, room: memoryview) -> None:
+    """The bytes of a span into ``room``, which is as long."""
+    filled = 0
+
+    def take(piece: bytes) -> None:
+        nonlocal filled
+        room[filled : filled + len(piece)] = piece
+        filled += len(piece)
+
+    await pour_span(store, key, span, take)
+
+
+async def pour_span(
+    store: ObjectSource,
+    key: str,
+    span: Span,
+    sink: Callable[[bytes], object],
+    *,
+    pace: Bucket | None = None,
+) -> None:
+    """Calls ``sink``, as `ObjectReader.pour` does, with the bytes of a span, each once and in order. One that
+    breaks off is gone on with where it broke. ``pace`` is asked for a few MiB at a time before they are read.
     """
+    at = span.start
 
-    async def attempt() -> bytearray:
-        data, at = bytearray(span.length), 0
-        async with store.open(key, span) as reader:
-            async for piece in _pieces(reader):
-                data[at : at + len(piece)] = piece
-                at += len(piece)
-        return data
+    def take(piece: bytes) -> None:
+        nonlocal at
+        sink(piece)
+        at += len(piece)
 
-    return await _again_if_broken(attempt)
+    async def attempt() -> None:
+        begun = at
+        try:
+            async with store.open(key, Span(at, span.stop - at)) as reader:
+                while at < span.stop:
+                    step_bytes = min(_STEP_BYTES, span.stop - at)
+                    if pace is not None:
+                        await pace.acquire(step_bytes)
+                    await _pour(reader, take, step_bytes)
+        except _BrokenOff:
+            if at - begun < _STEP_BYTES:
+                raise
+
+    while at < span.stop:
+        await _again_if_broken(attempt)

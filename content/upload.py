@@ -14,6 +14,7 @@ from content.archive.reuse import CopyRange
 from content.disk_time import DiskTime
 from content.journal import NotedPart, UploadJournal
 from content.objects.base import MultipartStore, ObjectInfo, PartRef, Upload, UploadedPart
+from servicekit.threads import to_its_end
 from servicekit.throttle import Bucket, Throttle
 
 T = TypeVar("T")
@@ -174,15 +175,7 @@ class PartUploader:
 
     async def fill(self, work: Callable[[], T]) -> T:
         """Runs the filling thread to its end, also when this is cancelled."""
-        filling = self._loop.run_in_executor(None, work)
-        try:
-            return await asyncio.shield(filling)
-        except asyncio.CancelledError:
-            self._stop()
-            await asyncio.wait([filling])
-            if not filling.cancelled():
-                filling.exception()
-            raise
+        return await to_its_end(self._loop.run_in_executor(None, work), interrupt=self._stop)
 
     def expected(self) -> ObjectInfo:
         """What the object will be: its size, and its CRC-32 folded from those of the parts."""

@@ -80,8 +80,9 @@ async def _check(store: ObjectSource, key: str, window: Window) -> None:
             if stream.crc32 != window.crc32[0]:
                 raise ObjectCorrupt(key, f"the member at byte {window.span.start} is damaged")
         return
-    data = await transfer.get_span(store, key, window.span)
+    data = memoryview(bytearray(window.span.length))
+    await transfer.get_span(store, key, window.span, data)
     for offset, length, expected in zip(window.offsets, window.lengths, window.crc32, strict=True):
         at = offset - window.span.start
-        if crc32.of(memoryview(data)[at : at + length]) != expected:
+        if crc32.of(data[at : at + length]) != expected:
             raise ObjectCorrupt(key, f"the member at byte {offset} is damaged")

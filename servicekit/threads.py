@@ -17,14 +17,23 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     pieces of work short.
     """
     loop = asyncio.get_running_loop()
-    running = loop.run_in_executor(None, functools.partial(function, *args, **kwargs))
+    return await to_its_end(loop.run_in_executor(None, functools.partial(function, *args, **kwargs)))
+
+
+async def to_its_end(running: asyncio.Future[T], *, interrupt: Callable[[], object] | None = None) -> T:
+    """The result of a thread's work; a cancelled caller waits for it all the same, after ``interrupt`` has
+    asked it to be quick.
+    """
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
+        if interrupt is not None:
+            interrupt()
         while not running.done():
             try:
                 await asyncio.wait({running})
             except asyncio.CancelledError:  # asked twice; the reason to stay is the same
                 continue
-        running.exception()  # seen: the cancellation is what is reported
+        if not running.cancelled():
+            running.exception()  # seen: the cancellation is what is reported
         raise

@@ -123,6 +123,25 @@ class TreeWriter:
                     os.fsdecode(path), "the archive has more entries than inodes are free"
                 )
 
+    def begin_file(self, member: Member) -> int:
+        """Creates ``member``, a regular file, empty. Its descriptor, which is the caller's to write to and to
+        close after `end_file`.
+        """
+        path = safe_path(member.path)
+        try:
+            self._account(path, member)
+            return self._begin_file(path, member)
+        except OSError as error:
+            raise self._failed(path, error) from error
+
+    def end_file(self, descriptor: int, member: Member) -> None:
+        """Gives a file that is written its owner, mode, attributes and times."""
+        path = safe_path(member.path)
+        try:
+            self._finish_file(descriptor, path, member)
+        except OSError as error:
+            raise self._failed(path, error) from error
+
     def discount(self, member: Member) -> None:
         """``member`` will be added a second time, over what it is now."""
         with self._lock:
@@ -134,14 +153,11 @@ class TreeWriter:
             self._directories().open(path)
             self._deferred.directories[path] = member
             return
-        if not path:
-            raise UnsafeArchiveEntry(".", "the root of the tree can only be a directory")
-        if self._deferred.symlinks or self._deferred.hard_links:
-            self._deferred.symlinks.pop(path, None)
-            self._deferred.hard_links.pop(path, None)
         if member.kind == REGULAR:
             self._write_file(path, member, chunks)
-        elif member.kind == SYMLINK:
+            return
+        self._replace(path)
+        if member.kind == SYMLINK:
             self._deferred.symlinks[path] = member
         elif member.kind == HARD_LINK:
             self._deferred.hard_links[path] = safe_path(member.link)
@@ -149,6 +165,14 @@ class TreeWriter:
             self._make_special(path, member)
         else:
             raise UnsafeArchiveEntry(os.fsdecode(path), f"its type {member.kind!r} is unknown")
+
+    def _replace(self, path: bytes) -> None:
+        """What comes now is what ``path`` is, whatever was to be made there."""
+        if not path:
+            raise UnsafeArchiveEntry(".", "the root of the tree can only be a directory")
+        if self._deferred.symlinks or self._deferred.hard_links:
+            self._deferred.symlinks.pop(path, None)
+            self._deferred.hard_links.pop(path, None)
 
     def _directories(self) -> Directories:
         mine: Directories | None = getattr(self._local, "directories", None)
@@ -159,18 +183,24 @@ class TreeWriter:
         return mine
 
     def _write_file(self, path: bytes, member: Member, chunks: Iterable[bytes | memoryview]) -> None:
-        parent, name = self._directories().parent(path)
-        mode = member.mode & 0o777
-        descriptor = _create(parent, name, mode)
+        descriptor = self._begin_file(path, member)
         try:
             if member.sparse is None:
                 for data in chunks:
                     _write_all(descriptor, data)
             else:
                 _write_sparse(descriptor, member, chunks)
-            self._finish_open(descriptor, path, member, mode & ~self._umask)
+            self._finish_file(descriptor, path, member)
         finally:
             os.close(descriptor)
+
+    def _begin_file(self, path: bytes, member: Member) -> int:
+        self._replace(path)
+        parent, name = self._directories().parent(path)
+        return _create(parent, name, member.mode & 0o777)
+
+    def _finish_file(self, descriptor: int, path: bytes, member: Member) -> None:
+        self._finish_open(descriptor, path, member, member.mode & 0o777 & ~self._umask)
 
     def _finish_open(self, descriptor: int, path: bytes, member: Member, mode: int | None) -> None:
         """Owner, then mode (chown clears setuid), attributes, times; ``mode`` is the one it has, if known."""

@@ -6,7 +6,7 @@ answer raises StoreUnavailable (retryable); a refusal raises StoreDenied or Stor
 does not hold raises PreconditionFailed, and then nothing was written.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -88,8 +88,11 @@ class ObjectReader(Protocol):
     def info(self) -> ObjectInfo:
         """The whole object's, also when a span is read."""
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """The bytes, in pieces of at most a few MiB. A body that is short raises StoreUnavailable."""
+    async def pour(self, sink: Callable[[bytes], object], limit_bytes: int) -> int:
+        """Calls ``sink`` in a thread with pieces of the next ``limit_bytes``, or of what is left; how many
+        bytes that were. ``sink`` may block, and raises nothing but ContentErrors; it is not called any more
+        when this returns or is cancelled. A body that is short raises StoreUnavailable.
+        """
 
 
 class ObjectSource(Protocol):
@@ -167,4 +170,6 @@ async def read_all(
 ) -> bytes:
     """A small object or a bounded span, in memory."""
     async with store.open(key, span, if_match=if_match) as reader:
-        return b"".join([piece async for piece in reader])
+        pieces: list[bytes] = []
+        await reader.pour(pieces.append, reader.info.size_bytes)
+        return b"".join(pieces)

@@ -6,7 +6,6 @@ final offset, ``parts``, a line per part, and ``key``. Completion is an fsync an
 conditional puts take turns by a file lock.
 """
 
-import asyncio
 import contextlib
 import errno
 import json
@@ -44,6 +43,7 @@ from servicekit.threads import in_thread
 T = TypeVar("T")
 _READ_BYTES = 4 << 20
 _COPY_BYTES = 64 << 20
+_PIECE_BYTES = 256 << 10
 
 
 class DirectoryObjectStore:
@@ -315,23 +315,31 @@ class _FileReader:
         self._store = store
         self._descriptor = descriptor
         self._info = info
-        self._span = span
+        self._at, self._stop = span.start, span.stop
 
     @property
     def info(self) -> ObjectInfo:
         return self._info
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        at, stop = self._span.start, self._span.stop
+    async def pour(self, sink: Callable[[bytes], object], limit_bytes: int) -> int:
+        start, stop = self._at, min(self._stop, self._at + limit_bytes)
+        self._at = await in_thread(self._pour, sink, start, stop)
+        if self._at < stop:
+            detail = f"it ends at byte {self._at}"
+            raise StoreUnavailable(self._store, f"reading {self._info.key}", detail)
+        return self._at - start
+
+    def _pour(self, sink: Callable[[bytes], object], at: int, stop: int) -> int:
         while at < stop:
             try:
-                data = await asyncio.to_thread(os.pread, self._descriptor, min(_READ_BYTES, stop - at), at)
+                piece = os.pread(self._descriptor, min(_PIECE_BYTES, stop - at), at)
             except OSError as error:
                 raise LocalDiskError.from_os(self._info.key, error) from error
-            if not data:
-                raise StoreUnavailable(self._store, f"reading {self._info.key}", f"it ends at byte {at}")
-            at += len(data)
-            yield data
+            if not piece:
+                break
+            sink(piece)
+            at += len(piece)
+        return at
 
 
 def _conforms(store: DirectoryObjectStore) -> MultipartStore:

@@ -164,10 +164,10 @@ class _ThrottledReader:
     def info(self) -> ObjectInfo:
         return self._inner.info
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._inner:
-            await self._throttle.acquire(len(piece))
-            yield piece
+    async def pour(self, sink: Callable[[bytes], object], limit_bytes: int) -> int:
+        count = await self._inner.pour(sink, limit_bytes)
+        await self._throttle.acquire(count)
+        return count
 
 
 class Bounded(Wrapper):
@@ -242,7 +242,7 @@ class _MeteredReader:
     def info(self) -> ObjectInfo:
         return self._inner.info
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._inner:
-            self._metrics.bytes.labels("received").inc(len(piece))
-            yield piece
+    async def pour(self, sink: Callable[[bytes], object], limit_bytes: int) -> int:
+        count = await self._inner.pour(sink, limit_bytes)
+        self._metrics.bytes.labels("received").inc(count)
+        return count

@@ -1,6 +1,6 @@
 """``python -m content.processes.extractor FD``: writes windows of a tar into a tree until the socket FD ends.
 
-Its parent (`content.extractors`) sends a `Setup`, then windows whose bytes it has put into the shared memory;
+Its parent (`content.extractors`) sends a `Setup`, then windows, with where each lies in the shared memory;
 each is answered with None, or the error that it met. A final None is answered with what is left to do. When
 the parent is gone, so is the socket, and this process ends.
 """
@@ -22,8 +22,10 @@ def main(parent: "Connection[object, object]") -> None:
     tree = TreeWriter(setup.root, setup.limits, where=setup.where, ids=setup.ids)
     try:
         with mmap.mmap(setup.memory, 0) as memory, memoryview(memory) as view:
-            while isinstance(window := parent.recv(), Window):
-                parent.send(_written(view, window, tree, setup.archive))
+            while isinstance(question := parent.recv(), tuple):
+                room, window = cast("tuple[int, Window]", question)
+                with view[room : room + window.span.length] as data:
+                    parent.send(_written(data, window, tree, setup.archive))
             parent.send(tree.hand_over())
     except (EOFError, ConnectionError):
         return
@@ -31,12 +33,11 @@ def main(parent: "Connection[object, object]") -> None:
         tree.close()
 
 
-def _written(view: memoryview, window: Window, tree: TreeWriter, archive: str) -> ContentError | None:
-    with view[: window.span.length] as data:
-        try:
-            write_window(data, window, tree, archive)
-        except ContentError as error:
-            return error
+def _written(data: memoryview, window: Window, tree: TreeWriter, archive: str) -> ContentError | None:
+    try:
+        write_window(data, window, tree, archive)
+    except ContentError as error:
+        return error
     return None
 
 

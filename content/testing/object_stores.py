@@ -1,5 +1,7 @@
 """What every MultipartStore must do, as a suite; a test class inherits it and gives a ``store`` fixture."""
 
+import asyncio
+import threading
 import zlib
 
 import pytest
@@ -40,6 +42,32 @@ class ObjectStoreSuite:
         await store.put("short", bytes(100))
         with pytest.raises(ObjectCorrupt, match="short"):
             await read_all(store, "short", span)
+
+    async def test_a_body_is_poured_as_far_as_was_asked(self, store: MultipartStore) -> None:
+        data = bytes(range(256)) * 4096
+        await store.put("poured", data)
+        pieces: list[bytes] = []
+        async with store.open("poured", Span(1, len(data) - 1)) as reader:
+            counts = [await reader.pour(pieces.append, 600_000) for _ in range(3)]
+        assert counts == [600_000, len(data) - 600_001, 0]
+        assert b"".join(pieces) == data[1:]
+
+    async def test_a_cancelled_pour_is_over_when_its_sink_is(self, store: MultipartStore) -> None:
+        await store.put("cancelled", bytes(1 << 20))
+        begun, go_on = threading.Event(), threading.Event()
+
+        def sink(_piece: bytes) -> None:
+            begun.set()
+            go_on.wait()
+
+        async with store.open("cancelled") as reader:
+            pouring = asyncio.create_task(reader.pour(sink, 1 << 20))
+            await asyncio.to_thread(begun.wait)
+            pouring.cancel()
+            assert not (await asyncio.wait({pouring}, timeout=0.01))[0]
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await pouring
 
     async def test_an_empty_object_is_an_object(self, store: MultipartStore) -> None:
         await store.put("empty", b"")

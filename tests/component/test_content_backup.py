@@ -394,9 +394,8 @@ class _Flipped:
         self._inner = inner
         self.info = inner.info
 
-    async def __aiter__(self):
-        async for piece in self._inner:
-            yield bytes([piece[0] ^ 1]) + piece[1:]
+    async def pour(self, sink, limit_bytes: int) -> int:
+        return await self._inner.pour(lambda piece: sink(bytes([piece[0] ^ 1]) + piece[1:]), limit_bytes)
 
 
 async def test_bytes_damaged_on_the_way_are_fetched_again(

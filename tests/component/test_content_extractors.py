@@ -7,7 +7,7 @@ import signal
 import tarfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,13 @@ def _window(*members: tuple[str, bytes, dict[str, object]]) -> tuple[bytes, Wind
     return whole, Window(Span(0, end), array("Q", starts), array("Q", lengths), array("L", checks))
 
 
+def _giving(data: bytes) -> Callable[[memoryview], Awaitable[None]]:
+    async def fetch(room: memoryview) -> None:
+        room[:] = data
+
+    return fetch
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Callable[[Limits], TreeWriter]]:
     root = tmp_path / "root"
@@ -65,9 +72,9 @@ async def test_windows_become_one_tree(
         ("d/e/b", b"two" * 1000, {"mode": 0o4755}),
         ("hard", b"", {"type": tarfile.LNKTYPE, "linkname": "d/a"}),
     )
-    async with Extractors(writer, "x.tar", processes=processes) as extractors:
+    async with Extractors(writer, "x.tar", processes=processes, windows=3) as extractors:
         for data, window in (first, second):
-            await extractors.write(data, window)
+            await extractors.write(window, _giving(data))
         await extractors.hand_over()
     writer.finish()
     root = tmp_path / "root"
@@ -87,11 +94,11 @@ async def test_a_damaged_member_is_named_and_nothing_of_its_window_written(
 ) -> None:
     data, window = _window(("a", b"one", {}), ("b", b"two", {}))
     damaged = data.replace(b"two", b"twu")
-    async with Extractors(tree(_PLENTY), "x.tar", processes=processes) as extractors:
+    async with Extractors(tree(_PLENTY), "x.tar", processes=processes, windows=3) as extractors:
         with pytest.raises(ArchiveCorrupt, match="b"):
-            await extractors.write(damaged, window)
+            await extractors.write(window, _giving(damaged))
         assert not list((tmp_path / "root").iterdir())
-        await extractors.write(data, window)  # fetched once more
+        await extractors.write(window, _giving(data))  # fetched once more
     assert (tmp_path / "root/b").read_bytes() == b"two"
 
 
@@ -116,9 +123,9 @@ async def test_refusals_are_the_same(
     processes: int,
 ) -> None:
     data, window = _window(member)
-    async with Extractors(tree(limits), "x.tar", processes=processes) as extractors:
+    async with Extractors(tree(limits), "x.tar", processes=processes, windows=3) as extractors:
         with pytest.raises(refusal):
-            await extractors.write(data, window)
+            await extractors.write(window, _giving(data))
     assert not [path for path in tmp_path.rglob("*") if path.name != "root"]
 
 
@@ -126,16 +133,16 @@ async def test_a_process_that_dies_is_an_error_that_may_be_tried_again(
     tree: Callable[[Limits], TreeWriter],
 ) -> None:
     data, window = _window(("a", b"one", {}))
-    async with Extractors(tree(_PLENTY), "x.tar", processes=1) as extractors:
-        await extractors.write(data, window)
+    async with Extractors(tree(_PLENTY), "x.tar", processes=1, windows=3) as extractors:
+        await extractors.write(window, _giving(data))
         os.kill(extractors.pids[0], signal.SIGKILL)
         with pytest.raises(ExtractorDied, match="-9") as died:
-            await extractors.write(data, window)
+            await extractors.write(window, _giving(data))
     assert died.value.retryable
 
 
 async def test_no_process_outlives_its_parents_interest(tree: Callable[[Limits], TreeWriter]) -> None:
-    async with Extractors(tree(_PLENTY), "x.tar", processes=2) as extractors:
+    async with Extractors(tree(_PLENTY), "x.tar", processes=2, windows=3) as extractors:
         pids = extractors.pids
     for pid in pids:
         with pytest.raises(ProcessLookupError):

@@ -1,0 +1,71 @@
+"""Reads that break off go on where they broke; nothing is handed on twice."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from content import transfer
+from content.errors import StoreUnavailable
+from content.objects.base import ObjectReader, Span
+from content.objects.directory import DirectoryObjectStore
+from content.objects.wrappers import Wrapper
+
+_SIZE = 10 << 20
+
+
+class _Breaking(Wrapper):
+    """Each body breaks off after ``good_bytes``."""
+
+    def __init__(self, inner: DirectoryObjectStore, good_bytes: int) -> None:
+        super().__init__(inner)
+        self.good_bytes = good_bytes
+        self.asked: list[int] = []
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, key: str, span: Span | None = None, *, if_match: str | None = None
+    ) -> AsyncIterator[ObjectReader]:
+        assert span is not None
+        self.asked.append(span.start)
+        async with self.inner.open(key, span, if_match=if_match) as reader:
+            yield _BreakingReader(reader, self.good_bytes)
+
+
+class _BreakingReader:
+    def __init__(self, inner: ObjectReader, good_bytes: int) -> None:
+        self._inner = inner
+        self.info = inner.info
+        self._left = good_bytes
+
+    async def pour(self, sink: Callable[[bytes], object], limit_bytes: int) -> int:
+        count = await self._inner.pour(sink, min(self._left, limit_bytes))
+        self._left -= count
+        if count < limit_bytes:
+            raise StoreUnavailable("test", "read", "it broke off")
+        return count
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[DirectoryObjectStore]:
+    store = DirectoryObjectStore(tmp_path)
+    yield store
+    await store.close()
+
+
+async def test_a_span_that_breaks_off_is_gone_on_with(store: DirectoryObjectStore) -> None:
+    data = bytes(range(256)) * (_SIZE >> 8)
+    await store.put("x", data)
+    breaking, pieces = _Breaking(store, 5 << 20), list[bytes]()
+    await transfer.pour_span(breaking, "x", Span(3, _SIZE - 3), pieces.append)
+    assert b"".join(pieces) == data[3:]
+    assert breaking.asked == [3, 3 + (5 << 20)]
+
+
+async def test_a_span_that_never_gets_far_is_given_up(store: DirectoryObjectStore) -> None:
+    await store.put("x", bytes(_SIZE))
+    breaking = _Breaking(store, 1000)
+    with pytest.raises(StoreUnavailable, match="broke off"):
+        await transfer.pour_span(breaking, "x", Span(0, _SIZE), lambda _piece: None)
+    assert breaking.asked == [0, 1000, 2000, 3000, 4000]
