@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from content import transfer, workers
 from content.archive import crc32
 from content.archive.extract import TreeWriter
-from content.archive.reader import BufferSource, TarReader
-from content.archive.tar_format import REGULAR, Member, padding
+from content.archive.reader import TarReader, plain_file
+from content.archive.tar_format import Member, padding
 from content.errors import ArchiveCorrupt, LocalDiskError, MalformedArchive
 from content.objects.base import ObjectSource, Span
 from content.selection import Window
@@ -63,7 +63,7 @@ async def restore_large(archive: Archive, window: Window, tree: TreeWriter, writ
 async def _write(archive: Archive, window: Window, tree: TreeWriter, written: Bucket) -> _Written:
     head = Span(window.span.start, min(_HEAD_BYTES, window.span.length))
     data, _ = await transfer.get_whole(archive.store, archive.key, head)
-    if (plain := _plain_file(data, window.span, archive.key)) is None:
+    if (plain := _plain_file(data, window.span)) is None:
         return await _stream(archive, window, tree, written)
     value = await _write_plain(archive, plain, tree, written)
     is_good = value == window.crc32[0]
@@ -72,20 +72,15 @@ async def _write(archive: Archive, window: Window, tree: TreeWriter, written: Bu
     return _Written(plain.member.path, is_good)
 
 
-def _plain_file(head: bytes, span: Span, where: str) -> _PlainFile | None:
+def _plain_file(head: bytes, span: Span) -> _PlainFile | None:
     """What the first bytes of ``span`` say that it is; pure."""
-    reader = TarReader(BufferSource(memoryview(head)), where)
-    try:
-        member = reader.next()
-    except MalformedArchive:
+    if (found := plain_file(memoryview(head))) is None:
         return None
-    if member is None or member.kind != REGULAR or member.sparse is not None:
-        return None
+    member, start = found
     size_bytes = member.size_bytes
-    if not size_bytes or reader.offset + size_bytes + padding(size_bytes) != span.length:
+    if not size_bytes or start + size_bytes + padding(size_bytes) != span.length:
         return None
-    data = Span(span.start + reader.offset, size_bytes)
-    return _PlainFile(member, crc32.of(head[: reader.offset]), data)
+    return _PlainFile(member, crc32.of(head[:start]), Span(span.start + start, size_bytes))
 
 
 async def _write_plain(archive: Archive, plain: _PlainFile, tree: TreeWriter, written: Bucket) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from content.archive import crc32
 from content.archive.extract import Limits, TreeWriter
 from content.archive.id_map import IdMap
-from content.archive.reader import BufferSource, TarReader
+from content.archive.reader import BufferSource, TarReader, plain_file
 from content.errors import ArchiveCorrupt, MalformedArchive
 from content.selection import Window
 
@@ -35,10 +35,18 @@ def write_window(data: bytes | bytearray | memoryview, window: Window, tree: Tre
         if crc32.of(span) != expected:
             raise ArchiveCorrupt(_name(span, where), where)
     for span in spans:
-        reader = TarReader(BufferSource(span), where)
-        member = reader.next()
-        if member is not None:
-            tree.add(member, reader.chunks())
+        if (plain := plain_file(span)) is not None:
+            member, at = plain
+            tree.add(member, (span[at : at + member.size_bytes],))
+        else:
+            _write_other(span, tree, where)
+
+
+def _write_other(span: memoryview, tree: TreeWriter, where: str) -> None:
+    reader = TarReader(BufferSource(span), where)
+    member = reader.next()
+    if member is not None:
+        tree.add(member, reader.chunks())
 
 
 def _members(view: memoryview, window: Window) -> Iterator[memoryview]:

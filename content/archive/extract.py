@@ -30,6 +30,7 @@ from content.errors import LocalDiskError, UnsafeArchiveEntry
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_PATH_BYTES = 1 << 16
+_NOT_NAMES = frozenset((b"", b".", b".."))
 _SPECIAL = {CHAR: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK}
 
 
@@ -67,15 +68,16 @@ class _Deferred:
 
 def safe_path(path: bytes) -> bytes:
     """``path`` relative and without ``.``; empty for the root. Raises UnsafeArchiveEntry."""
-    shown = os.fsdecode(path)
     if path.startswith(b"/"):
-        raise UnsafeArchiveEntry(shown, "its path is absolute")
+        raise UnsafeArchiveEntry(os.fsdecode(path), "its path is absolute")
     if b"\0" in path or len(path) > _MAX_PATH_BYTES:
-        raise UnsafeArchiveEntry(shown[:200], "its path cannot be one of a file")
-    parts = [part for part in path.split(b"/") if part not in {b"", b"."}]
+        raise UnsafeArchiveEntry(os.fsdecode(path)[:200], "its path cannot be one of a file")
+    parts = path.split(b"/")
+    if _NOT_NAMES.isdisjoint(parts):
+        return path
     if b".." in parts:
-        raise UnsafeArchiveEntry(shown, "its path leads out of the tree by '..'")
-    return b"/".join(parts)
+        raise UnsafeArchiveEntry(os.fsdecode(path), "its path leads out of the tree by '..'")
+    return b"/".join([part for part in parts if part not in _NOT_NAMES])
 
 
 class TreeWriter:

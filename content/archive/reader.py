@@ -19,6 +19,7 @@ from content.archive.tar_format import (
     BadHeader,
     Member,
     check_sum,
+    extension_size,
     padding,
     parse_member,
     parse_number,
@@ -29,6 +30,7 @@ from content.errors import MalformedArchive
 _MAX_HEADER_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
 _ZERO = bytes(BLOCK)
+_NO_RECORDS: dict[bytes, bytes] = {}
 
 
 class Source(Protocol):
@@ -49,6 +51,26 @@ class BufferSource:
         start = self._at
         self._at = min(len(self._data), start + size_bytes)
         return self._data[start : self._at]
+
+
+def plain_file(head: memoryview) -> tuple[Member, int] | None:
+    """The regular file that ``head`` begins with, and where its data begins; None for anything else, and for
+    headers that are unusual, damaged or cut off: `TarReader` knows about those.
+    """
+    at, pax = 0, _NO_RECORDS
+    try:
+        block = bytes(head[:BLOCK])
+        if block[156:157] == PAX_NEXT:
+            size = extension_size(block)
+            pax = parse_pax(bytes(head[BLOCK : BLOCK + size]))
+            at = BLOCK + size + padding(size)
+            block = bytes(head[at : at + BLOCK])
+        if len(block) < BLOCK or block[156:157] != REGULAR or b"GNU.sparse.major" in pax:
+            return None
+        check_sum(block)
+        return parse_member(block, pax), at + BLOCK
+    except BadHeader:
+        return None
 
 
 class TarReader:
@@ -79,8 +101,8 @@ class TarReader:
 
     def skip(self) -> None:
         """Reads over what is left of the current member, its padding included."""
-        for _ in self.chunks():
-            pass
+        while self._remaining:
+            self._remaining -= len(self._exactly(min(self._remaining, _CHUNK_BYTES)))
         self._exactly(self._padding)
         self._padding = 0
 
@@ -91,7 +113,6 @@ class TarReader:
             if block == _ZERO:
                 self._exactly(BLOCK)
                 return None
-            check_sum(block)
             kind = block[156:157]
             if kind == PAX_NEXT:
                 pax.update(parse_pax(self._extension(block)))
@@ -103,15 +124,14 @@ class TarReader:
             elif kind == GNU_LONG_LINK:
                 pax[b"linkpath"] = self._extension(block).rstrip(b"\0")
             else:
+                check_sum(block)
                 return self._member(block, pax)
 
     def _extension(self, block: bytes) -> bytes:
-        size = parse_number(block[124:136])
+        size = extension_size(block)
         if not 0 <= size <= _MAX_HEADER_BYTES:
             raise BadHeader(f"an extended header claims {size} bytes")
-        data = bytes(self._exactly(size))
-        self._exactly(padding(size))
-        return data
+        return bytes(self._exactly(size + padding(size)))[:size]
 
     def _member(self, block: bytes, pax: dict[bytes, bytes]) -> Member:
         member = parse_member(block, pax)

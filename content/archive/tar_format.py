@@ -2,6 +2,7 @@
 Interchange Format"; GNU tar manual, appendix on sparse formats). Pure; names are bytes.
 """
 
+import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -19,6 +20,8 @@ _MAX_OCTAL_SIZE = 0o77777777777
 _MAX_OCTAL_ID = 0o7777777
 _PAX_NAME = b"././@PaxHeader".ljust(100, b"\0")
 _TAIL = bytes(12)
+_FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+"""name, mode, uid, gid, size, mtime, checksum, kind, link, magic, (owner's names), device numbers, prefix."""
 
 
 class BadHeader(ValueError):
@@ -197,7 +200,6 @@ def _split(path: bytes) -> tuple[bytes, bytes, bool]:
     return bytes(byte if byte < 128 else 63 for byte in path[-100:]), b"", True
 
 
-@lru_cache(maxsize=4096)  # owners, modes and sizes recur
 def parse_number(field_bytes: bytes) -> int:
     """Octal text, or GNU base-256 when the high bit is set. Raises BadHeader."""
     if field_bytes[0] & 0x80:
@@ -211,12 +213,25 @@ def parse_number(field_bytes: bytes) -> int:
         raise BadHeader(f"{field_bytes!r} is not an octal number") from None
 
 
+_recurring = lru_cache(maxsize=4096)(parse_number)
+"""For owners and modes, of which there are few."""
+
+
+@lru_cache(maxsize=1024)  # those of most members are alike
+def extension_size(block: bytes) -> int:
+    """The bytes of records that follow the header block of an extended header. Raises BadHeader."""
+    check_sum(block)
+    return parse_number(block[124:136])
+
+
 def check_sum(block: bytes) -> None:
     """Raises BadHeader unless the block's checksum is right (unsigned, or signed as old tars had it)."""
-    stored = parse_number(block[148:156])
-    blanked = block[:148] + b"        " + block[156:]
-    unsigned = _sum(blanked)
-    if stored != unsigned and stored != unsigned - 256 * sum(byte > 127 for byte in blanked):
+    field_bytes = block[148:156]
+    stored = parse_number(field_bytes)
+    unsigned = _sum(block) - sum(field_bytes) + 8 * 32  # the field itself counts as blanks
+    if stored != unsigned and stored != unsigned - 256 * sum(
+        byte > 127 for byte in block[:148] + block[156:]
+    ):
         raise BadHeader("header checksum does not match")
 
 
@@ -244,6 +259,9 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
 
 def parse_time_ns(text: bytes) -> int:
     """Decimal seconds of any precision, truncated to nanoseconds. Raises BadHeader."""
+    whole, _, fraction = text.partition(b".")
+    if len(fraction) == 9 and len(whole) <= 18 and (digits := whole + fraction).isdigit():  # as we write it
+        return int(digits)
     negative = text.startswith(b"-")
     whole, _, fraction = text.lstrip(b"+-").partition(b".")
     if not (whole or fraction) or not (whole + fraction).isdigit() or len(whole) > 18:
@@ -260,42 +278,48 @@ def _decimal(pax: Mapping[bytes, bytes], key: bytes, default: int) -> int:
     return int(pax[key])
 
 
+def _text(field_bytes: bytes) -> bytes:
+    """A field up to its first NUL."""
+    return field_bytes[:end] if (end := field_bytes.find(0)) >= 0 else field_bytes
+
+
 def parse_member(block: bytes, pax: Mapping[bytes, bytes]) -> Member:
     """The member that ``block`` begins, with the extended records ``pax`` over it. Raises BadHeader."""
-    path = block[:100].split(b"\0", 1)[0]
-    if block[257:263] == b"ustar\0" and (prefix := block[345:500].split(b"\0", 1)[0]):
-        path = prefix + b"/" + path
-    path = pax.get(b"GNU.sparse.name", pax.get(b"path", path))
-    kind = block[156:157]
+    fields = _FIELDS.unpack(block)
+    name, mode, uid, gid, size, mtime_s, _, kind, link, magic, _, _, major, minor, prefix = fields
+    path = pax.get(b"GNU.sparse.name") or pax.get(b"path") or _text(name)
+    if magic[:6] == b"ustar\0" and prefix[0] and b"path" not in pax and b"GNU.sparse.name" not in pax:
+        path = _text(prefix) + b"/" + path
     if kind in {OLD_REGULAR, CONTIGUOUS}:
         kind = REGULAR
     if kind == REGULAR and path.endswith(b"/"):
         kind = DIRECTORY
-    size = parse_number(block[124:136])
+    size_bytes = parse_number(size)
     if b"GNU.sparse.major" not in pax:
-        size = _decimal(pax, b"size", size)
-    if size < 0:
+        size_bytes = _decimal(pax, b"size", size_bytes)
+    if size_bytes < 0:
         raise BadHeader("negative size")
     mtime = pax.get(b"mtime")
-    xattrs = tuple(
+    return Member(
+        path,
+        kind,
+        _recurring(mode) & 0o7777,
+        _decimal(pax, b"uid", _recurring(uid)),
+        _decimal(pax, b"gid", _recurring(gid)),
+        size_bytes if kind in {REGULAR, GNU_SPARSE} else 0,
+        parse_time_ns(mtime) if mtime is not None else parse_number(mtime_s) * 1_000_000_000,
+        pax.get(b"linkpath", _text(link)),
+        (parse_number(major), parse_number(minor)) if kind in {CHAR, BLOCK_DEVICE} else (0, 0),
+        _xattrs(pax) if len(pax) > 1 or mtime is None else (),
+        None,
+        None,
+        pax,
+    )
+
+
+def _xattrs(pax: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple(
         (key[13:].replace(b"%3D", b"=").replace(b"%25", b"%"), value)
         for key, value in pax.items()
         if key.startswith(b"SCHILY.xattr.")
-    )
-    return Member(
-        path=path,
-        kind=kind,
-        mode=parse_number(block[100:108]) & 0o7777,
-        uid=_decimal(pax, b"uid", parse_number(block[108:116])),
-        gid=_decimal(pax, b"gid", parse_number(block[116:124])),
-        size_bytes=size if kind in {REGULAR, GNU_SPARSE} else 0,
-        mtime_ns=parse_time_ns(mtime) if mtime is not None else parse_number(block[136:148]) * 1_000_000_000,
-        link=pax.get(b"linkpath", block[157:257].split(b"\0", 1)[0]),
-        device=(
-            (parse_number(block[329:337]), parse_number(block[337:345]))
-            if kind in {CHAR, BLOCK_DEVICE}
-            else (0, 0)
-        ),
-        xattrs=xattrs,
-        pax=pax,
     )
