@@ -319,7 +319,7 @@ def benches() -> list[Bench]:
         Bench(f"{second}: the store's copying alone", first, "s", "", _copies_alone, ("minio",), rounds=3),
         Bench(f"{second}: sent", "all", "B", "<= 0.03", _second_bytes, ("minio",), rounds=1),
         Bench(f"{second}: files opened", "files changed", "", "<= 1.0", _second_opened, ("minio",), rounds=1),
-        Bench("content: restore", cat, "s", "<= 0.8", _restores, _NEEDS, rounds=3),
+        Bench("content: restore", cat, "s", "<= 0.8", _restores, _NEEDS, rounds=7),
         Bench("content: one file of 1 GiB", "requests", "", "<= 0.67", _one_file, ("minio",), rounds=1),
     ]
     trees: list[tuple[str, Callable[[], Path]]] = [("", content_tree.tree)]
