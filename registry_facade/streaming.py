@@ -1,4 +1,4 @@
-"""Sending blobs: whole, one range, or several, by sendfile wherever the bytes lie in a file.
+"""Sending blobs: whole, one range, or several, by the kernel alone wherever the bytes lie in a file.
 
 Once the headers are out there is no other way to report a failure than to break the connection: a clean end
 would make a short blob look complete.
@@ -17,14 +17,15 @@ from aiohttp import web
 from ocikit.digest import Digest
 from ocikit.errors import InvalidRange, OciError
 from ocikit.ranges import ByteRange, ContentRange, parse_range_header
+from registry_facade.local_send import MAPPED_BYTES, is_local, send_mapped
 from registry_facade.metrics import FacadeMetrics
 from registry_facade.open_blob import READ_BYTES, FileSpan, MemoryBlob, OpenBlob
 from registry_facade.responses import ReadyResponse, content_headers, matches, may_be_ready, ready_head
 
 _log = structlog.get_logger(__name__)
-_SENDFILE_BYTES = 16 << 20
+_SLICE_BYTES = 16 << 20
 _STALL_S = 300.0
-"""A client must take `_SENDFILE_BYTES` within this time, else it is let go: about 56 KB/s."""
+"""A client must take `_SLICE_BYTES` within this time, else it is let go: about 56 KB/s."""
 BLOB_TYPE = "application/octet-stream"
 
 
@@ -165,22 +166,30 @@ class BlobSender:
 
     async def _send_span(self, response: web.StreamResponse, span: FileSpan) -> None:
         """In slices, each within the stall time."""
-        transport = self._request.transport
-        loop = asyncio.get_running_loop()
         at = span.start
         while at < span.stop:
-            count = min(_SENDFILE_BYTES, span.stop - at)
+            count = min(_SLICE_BYTES, span.stop - at)
+            transport = self._request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client has gone")
             async with asyncio.timeout(_STALL_S):
-                try:
-                    sent = await loop.sendfile(transport, span, at, count, fallback=False)  # type: ignore[arg-type] # the native way needs fileno() only
-                except (RuntimeError, asyncio.SendfileNotAvailableError):  # TLS, or no such system call
-                    sent = await self._copy(response, span.descriptor, at, count)
+                sent = await self._send_slice(response, transport, span, at, count)
             if sent == 0:
                 raise TimeoutError(f"the file ended at byte {at} of {span.stop}")
             at += sent
             self.sent_bytes += sent
+
+    async def _send_slice(
+        self, response: web.StreamResponse, transport: asyncio.Transport, span: FileSpan, at: int, count: int
+    ) -> int:
+        if not transport.get_write_buffer_size() and is_local(transport):
+            count = min(count, MAPPED_BYTES)
+            return count if await send_mapped(transport, span.descriptor, at, count) else 0
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.sendfile(transport, span, at, count, fallback=False)  # type: ignore[arg-type] # the native way needs fileno() only
+        except (RuntimeError, asyncio.SendfileNotAvailableError):  # TLS, or no such system call
+            return await self._copy(response, span.descriptor, at, count)
 
     async def _copy(self, response: web.StreamResponse, descriptor: int, at: int, count: int) -> int:
         data = await asyncio.to_thread(os.pread, descriptor, min(READ_BYTES, count), at)
