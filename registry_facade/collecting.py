@@ -6,8 +6,8 @@ from typing import Any
 
 from registry_facade.cache.catalog import Catalog
 from registry_facade.ipfs.metrics import IpfsMetrics
+from registry_facade.ipfs.opening import collector_of, opened_index
 from registry_facade.ipfs.pins import HIGH, LOW, Plan
-from registry_facade.neighbourhood import collector_of, opened_index
 from registry_facade.settings import FacadeSettings
 from servicekit.metrics import Metrics
 

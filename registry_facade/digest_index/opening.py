@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from registry_facade.digest_index.base import DigestIndex
-from registry_facade.digest_index.redis import RedisIndex
 from registry_facade.digest_index.sqlite import SqliteIndex
 from servicekit.secrets import Secret
 
@@ -20,5 +19,7 @@ def is_digest_index(target: str) -> bool:
 def digest_index(target: str, *, default: Path, password: Secret) -> DigestIndex:
     """For a ``target`` that `is_digest_index`; nothing means SQLite at ``default``."""
     if target.startswith(("redis://", "rediss://")):
+        from registry_facade.digest_index.redis import RedisIndex  # noqa: PLC0415 (a client that few need)
+
         return RedisIndex(target, password)
     return SqliteIndex(Path(target.removeprefix("sqlite:")) if target else default)
