@@ -35,8 +35,8 @@ def write_window(data: bytes | bytearray | memoryview, window: Window, tree: Tre
         if crc32.of(span) != expected:
             raise ArchiveCorrupt(_name(span, where), where)
     for span in spans:
-        if (plain := plain_file(span)) is not None:
-            member, at = plain
+        member, at = plain_file(span) or (None, 0)
+        if member is not None and at + member.size_bytes <= len(span):
             tree.add(member, (span[at : at + member.size_bytes],))
         else:
             _write_other(span, tree, where)

@@ -31,6 +31,7 @@ _MAX_HEADER_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 20
 _ZERO = bytes(BLOCK)
 _NO_RECORDS: dict[bytes, bytes] = {}
+_SPARSE = frozenset((b"GNU.sparse.major", b"GNU.sparse.map"))
 
 
 class Source(Protocol):
@@ -62,10 +63,12 @@ def plain_file(head: memoryview) -> tuple[Member, int] | None:
         block = bytes(head[:BLOCK])
         if block[156:157] == PAX_NEXT:
             size = extension_size(block)
+            if not 0 <= size <= len(head):
+                return None
             pax = parse_pax(bytes(head[BLOCK : BLOCK + size]))
             at = BLOCK + size + padding(size)
             block = bytes(head[at : at + BLOCK])
-        if len(block) < BLOCK or block[156:157] != REGULAR or b"GNU.sparse.major" in pax:
+        if len(block) < BLOCK or block[156:157] != REGULAR or not _SPARSE.isdisjoint(pax):
             return None
         check_sum(block)
         return parse_member(block, pax), at + BLOCK

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from content.archive import tar_format
-from content.archive.reader import BufferSource, TarReader
+from content.archive.reader import BufferSource, TarReader, plain_file
 from content.archive.tar_format import BadHeader, Member, member_headers, parse_pax, parse_time_ns
 from content.errors import MalformedArchive
 
@@ -61,6 +61,39 @@ def test_a_damaged_header_is_refused(member: Member, at: int, flip: int) -> None
         return  # a checksum field may be written in several ways
     with pytest.raises(MalformedArchive):
         TarReader(BufferSource(memoryview(bytes(header) + bytes(1024))), "test").next()
+
+
+def _read(archive: bytes) -> tuple[Member, int] | None:
+    reader = TarReader(BufferSource(memoryview(archive)), "test")
+    try:
+        member = reader.next()
+    except MalformedArchive:
+        return None
+    return (member, reader.offset) if member is not None else None
+
+
+@given(_members, st.lists(st.tuples(st.integers(0, 2047), st.integers(0, 255)), max_size=3))
+def test_a_plain_file_is_what_the_reader_says(member: Member, changes: list[tuple[int, int]]) -> None:
+    archive = bytearray(member_headers(member) + bytes(3 * 512))
+    for at, value in changes:
+        if at < len(archive):
+            archive[at] = value
+    found = plain_file(memoryview(archive))
+    assert found is None or found == _read(bytes(archive))
+    assert found is not None or changes
+
+
+@given(st.binary(max_size=2048))
+def test_any_bytes_are_a_plain_file_or_something_else(data: bytes) -> None:
+    found = plain_file(memoryview(data))
+    assert found is None or found == _read(data)
+
+
+@pytest.mark.parametrize("key", ["GNU.sparse.map", "GNU.sparse.major"])
+def test_a_sparse_file_is_not_a_plain_one(key: str) -> None:
+    info = tarfile.TarInfo("x")
+    info.pax_headers = {key: "1"}
+    assert plain_file(memoryview(info.tobuf(tarfile.PAX_FORMAT))) is None
 
 
 @pytest.mark.parametrize(
