@@ -287,9 +287,11 @@ def parse_member(block: bytes, pax: Mapping[bytes, bytes]) -> Member:
     """The member that ``block`` begins, with the extended records ``pax`` over it. Raises BadHeader."""
     fields = _FIELDS.unpack(block)
     name, mode, uid, gid, size, mtime_s, _, kind, link, magic, _, _, major, minor, prefix = fields
-    path = pax.get(b"GNU.sparse.name") or pax.get(b"path") or _text(name)
-    if magic[:6] == b"ustar\0" and prefix[0] and b"path" not in pax and b"GNU.sparse.name" not in pax:
-        path = _text(prefix) + b"/" + path
+    path = pax.get(b"GNU.sparse.name") or pax.get(b"path")
+    if not path:
+        path = _text(name)
+        if magic[:6] == b"ustar\0" and prefix[0]:
+            path = _text(prefix) + b"/" + path
     if kind in {OLD_REGULAR, CONTIGUOUS}:
         kind = REGULAR
     if kind == REGULAR and path.endswith(b"/"):
