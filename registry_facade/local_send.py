@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import errno
 import mmap
-import os
 
 MAPPED_BYTES = 4 << 20
 """Mapped at a time: such pages count as this process's memory, although they are the page cache's."""
@@ -22,18 +21,20 @@ def is_local(transport: asyncio.BaseTransport) -> bool:
     if transport.get_extra_info("sslcontext") is not None:
         return False
     ours, theirs = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
-    return isinstance(theirs, tuple) and ours[0] == theirs[0]
+    return isinstance(ours, tuple) and isinstance(theirs, tuple) and ours[0] == theirs[0]
 
 
 async def send_mapped(transport: asyncio.WriteTransport, descriptor: int, at: int, count: int) -> bool:
-    """Sends ``count`` bytes of a file from ``at`` on, at most `MAPPED_BYTES`; False when the file has fewer.
-    The transport's own buffer is to be empty, and nobody else writes meanwhile. Raises the OSErrors of the
-    connection. Cancelled, or False, it may have sent some.
+    """Sends ``count`` bytes of a file from ``at`` on, at most `MAPPED_BYTES`; False, and nothing was sent,
+    when they cannot be mapped. The transport's own buffer is to be empty, and nobody else writes meanwhile.
+
+    Raises the OSErrors of the connection, and EOFError when the file was cut. But of a page that it was cut
+    within, the rest goes out as zeros: the caller has to look whether what comes behind is there.
     """
     skipped = at % mmap.ALLOCATIONGRANULARITY
     try:
         mapped = mmap.mmap(descriptor, skipped + count, access=mmap.ACCESS_READ, offset=at - skipped)
-    except ValueError:  # longer than the file
+    except (OSError, ValueError):  # a file system without mappings; longer than the file
         return False
     try:
         mapped.madvise(mmap.MADV_SEQUENTIAL)
@@ -41,12 +42,12 @@ async def send_mapped(transport: asyncio.WriteTransport, descriptor: int, at: in
             await _send(transport, wanted)
     except OSError as error:
         if error.errno == errno.EFAULT:  # cut since it was mapped; here the kernel alone touches it
-            return False
+            raise EOFError(f"the file ended before byte {at + count}") from error
         raise
     finally:
         with contextlib.suppress(BufferError):  # an error's traceback may refer to it, and takes it along
             mapped.close()
-    return os.fstat(descriptor).st_size >= at + count
+    return True
 
 
 async def _send(transport: asyncio.WriteTransport, data: memoryview) -> None:

@@ -24,6 +24,8 @@ from registry_facade.responses import ReadyResponse, content_headers, matches, m
 
 _log = structlog.get_logger(__name__)
 _SLICE_BYTES = 16 << 20
+_END_BYTES = 64 << 10
+"""The end of a span is never sent from a mapping, which has zeros where a file was cut within a page."""
 _STALL_S = 300.0
 """A client must take `_SLICE_BYTES` within this time, else it is let go: about 56 KB/s."""
 BLOB_TYPE = "application/octet-stream"
@@ -132,7 +134,7 @@ class BlobSender:
                 await response.write(_closing(chosen))
             await self._prepare(response)
             await response.write_eof()
-        except (OciError, TimeoutError) as error:
+        except (OciError, TimeoutError, EOFError) as error:
             if not response.prepared:
                 raise
             self._break_off(digest, error)
@@ -175,16 +177,17 @@ class BlobSender:
             async with asyncio.timeout(_STALL_S):
                 sent = await self._send_slice(response, transport, span, at, count)
             if sent == 0:
-                raise TimeoutError(f"the file ended at byte {at} of {span.stop}")
+                raise EOFError(f"the file ended at byte {at} of {span.stop}")
             at += sent
             self.sent_bytes += sent
 
     async def _send_slice(
         self, response: web.StreamResponse, transport: asyncio.Transport, span: FileSpan, at: int, count: int
     ) -> int:
-        if not transport.get_write_buffer_size() and is_local(transport):
-            count = min(count, MAPPED_BYTES)
-            return count if await send_mapped(transport, span.descriptor, at, count) else 0
+        mapped = min(MAPPED_BYTES, span.stop - _END_BYTES - at)
+        may_map = mapped > 0 and not transport.get_write_buffer_size() and is_local(transport)
+        if may_map and await send_mapped(transport, span.descriptor, at, mapped):
+            return mapped
         loop = asyncio.get_running_loop()
         try:
             return await loop.sendfile(transport, span, at, count, fallback=False)  # type: ignore[arg-type] # the native way needs fileno() only

@@ -3,13 +3,25 @@
 import asyncio
 import contextlib
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from ocikit.digest import Digest
 from registry_facade.local_send import MAPPED_BYTES, is_local, send_mapped
+from registry_facade.metrics import FacadeMetrics
+from registry_facade.open_blob import FileBlob
+from registry_facade.streaming import BlobSender, plan
+from servicekit.metrics import Metrics
+
+_LITTLE = 64 << 10
+"""Bytes that the buffers of a connection hold, so that most of a blob is still to be sent."""
+_DIGEST = Digest("sha256:" + 64 * "0")
 
 Session = Callable[[asyncio.Transport], Awaitable[object]]
 
@@ -69,21 +81,46 @@ async def test_a_file_that_is_too_short_is_not_sent(descriptor: int, missing: in
         assert not await ended
 
 
-@pytest.mark.parametrize(
-    "left", [0, 100, MAPPED_BYTES - 100], ids=["to nothing", "to a page", "within a page"]
-)
-async def test_a_file_that_is_cut_while_it_is_sent_is_told_from_a_whole_one(
-    descriptor: int, left: int
-) -> None:
-    async def session(transport: asyncio.Transport) -> bool:
+async def test_a_file_that_is_cut_while_it_is_sent_is_an_error(descriptor: int) -> None:
+    async def session(transport: asyncio.Transport) -> None:
         sending = asyncio.create_task(send_mapped(transport, descriptor, 0, MAPPED_BYTES))
         await asyncio.sleep(0)  # it has mapped the file, and sent its first block
-        os.ftruncate(descriptor, left)
-        return await sending
+        os.ftruncate(descriptor, 100)
+        await sending
 
     async with _client_of(session) as (reader, ended):
         await reader.read(-1)
-        assert not await ended
+        with pytest.raises(EOFError, match="ended before byte"):
+            await ended
+
+
+@pytest.mark.parametrize("missing", [1, 4095, 1 << 20, MAPPED_BYTES])
+async def test_a_blob_that_is_cut_while_it_is_sent_never_ends_cleanly(descriptor: int, missing: int) -> None:
+    """Also where the mapping has zeros instead: within a page."""
+    blob, metrics = FileBlob(descriptor, MAPPED_BYTES), FacadeMetrics.on(Metrics())
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LITTLE)
+        return await BlobSender(request, metrics).send(_DIGEST, blob, plan((), blob.size), "")
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    async with TestServer(app, host="127.0.0.1") as server:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE)
+        connection.connect((server.host, server.port))
+        reader, writer = await asyncio.open_connection(sock=connection)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(1)
+        os.ftruncate(descriptor, MAPPED_BYTES - missing)
+        received = 1
+        with contextlib.suppress(ConnectionResetError):
+            while data := await reader.read(1 << 20):
+                received += len(data)
+        writer.close()
+    assert received < MAPPED_BYTES
 
 
 async def test_a_client_that_goes_away_ends_the_sending(descriptor: int) -> None:
