@@ -1,6 +1,8 @@
-"""Reads that break off go on where they broke; nothing is handed on twice."""
+"""Reads that break off go on where they broke; nothing is handed on twice; cancelled ones end."""
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import pytest
 
 from content import transfer
 from content.errors import StoreUnavailable
-from content.objects.base import ObjectReader, Span
+from content.objects.base import ObjectReader, Span, StoreProperties
 from content.objects.directory import DirectoryObjectStore
+from content.objects.s3 import S3ObjectStore, s3_client
 from content.objects.wrappers import Wrapper
 
 _SIZE = 10 << 20
@@ -69,3 +72,31 @@ async def test_a_span_that_never_gets_far_is_given_up(store: DirectoryObjectStor
     with pytest.raises(StoreUnavailable, match="broke off"):
         await transfer.pour_span(breaking, "x", Span(0, _SIZE), lambda _piece: None)
     assert breaking.asked == [0, 1000, 2000, 3000, 4000]
+
+
+async def test_a_read_of_a_silent_store_ends_when_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b'HTTP/1.1 200 OK\r\nETag: "1"\r\nLast-Modified: Wed, 01 Jan 2020 00:00:00 GMT\r\n'
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % _SIZE + bytes(1 << 20))
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        host, port = server.sockets[0].getsockname()
+        client = s3_client(f"http://{host}:{port}", connections=1)
+        store = S3ObjectStore(client, "bucket", "", StoreProperties(False, False, False))
+        begun = threading.Event()
+        async with store.open("x") as reader:
+            pouring = asyncio.create_task(reader.pour(lambda _piece: begun.set(), _SIZE))
+            await asyncio.to_thread(begun.wait)
+            pouring.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                async with asyncio.timeout(30):  # of the 60 s after which the read would end by itself
+                    await pouring
+        over.set()
+        await store.close()
